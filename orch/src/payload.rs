@@ -1,0 +1,219 @@
+//! JSON that travels: step inputs and outputs, run inputs, signals.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+/// The largest integer that every JSON reader represents exactly (RFC 8785, section 3.2.2.3): 2^53.
+pub const INTEGER_MAX: u64 = 1 << 53;
+
+/// The deepest nesting of a payload.
+pub const PAYLOAD_DEPTH_MAX: usize = 64;
+
+/// A JSON value in its one canonical spelling (RFC 8785). Cheap to clone.
+///
+/// The text is made once, where the value enters; from there the same bytes are stored, hashed and sent.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Payload(Arc<str>);
+
+impl Payload {
+    /// The JSON `null`.
+    #[must_use]
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
+    /// Whether it is the JSON `null`.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        &*self.0 == "null"
+    }
+
+    /// Canonicalises a value.
+    ///
+    /// # Errors
+    /// `Invalid`, with the JSON pointer, for an integer beyond 2^53 (two readers would disagree on its
+    /// value) or nesting deeper than 64.
+    pub fn new(value: &Value) -> Result<Self> {
+        check(value, &mut Vec::new())?;
+        Self::canonical(value)
+    }
+
+    /// Canonicalises anything serialisable.
+    ///
+    /// # Errors
+    /// As [`Payload::new`], and `Invalid` when the value does not serialise to JSON.
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let value = serde_json::to_value(value)
+            .map_err(|cause| Error::invalid("value does not serialise to json").caused_by(cause))?;
+        Self::new(&value)
+    }
+
+    /// Parses JSON text and canonicalises it.
+    ///
+    /// # Errors
+    /// As [`Payload::new`], and `Invalid` with line and column for malformed JSON.
+    pub fn parse(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|cause| {
+            Error::invalid("malformed json")
+                .with("line", cause.line())
+                .with("column", cause.column())
+                .caused_by(cause)
+        })?;
+        Self::new(&value)
+    }
+
+    fn canonical(value: &Value) -> Result<Self> {
+        serde_json_canonicalizer::to_string(value)
+            .map(|text| Self(text.into()))
+            .map_err(|cause| Error::invalid("value has no canonical json").caused_by(cause))
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never true: the shortest JSON text is one digit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// SHA-256 of the canonical text.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.0.as_bytes())
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        // Canonical text parses by construction; a stored payload was checked when its entry was read.
+        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+    }
+
+    /// The value as a Rust type.
+    ///
+    /// # Errors
+    /// `Invalid` when the payload has another shape.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0)
+            .map_err(|cause| Error::invalid("payload has another shape than expected").caused_by(cause))
+    }
+}
+
+fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
+    let at = |pointer: &[String]| pointer.iter().fold(String::new(), |path, part| path + "/" + part);
+    if pointer.len() > PAYLOAD_DEPTH_MAX {
+        return Err(Error::invalid("json is nested deeper than 64 levels").with("at", at(pointer)));
+    }
+    match value {
+        Value::Number(number) => {
+            let exact = match (number.as_u64(), number.as_i64()) {
+                (Some(n), _) => n <= INTEGER_MAX,
+                (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
+                (None, None) => true,
+            };
+            if !exact {
+                return Err(Error::invalid(
+                    "integer is beyond 2^53 and would not survive; write it as a string",
+                )
+                .with("value", number)
+                .with("at", at(pointer)));
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                pointer.push(index.to_string());
+                check(item, pointer)?;
+                pointer.pop();
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                pointer.push(name.replace('~', "~0").replace('/', "~1"));
+                check(field, pointer)?;
+                pointer.pop();
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+    Ok(())
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        // The text is copied verbatim into the surrounding document.
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::new(&value).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_spelling_is_canonical_whatever_the_source_looked_like() {
+        let payload = Payload::parse(" { \"b\" : 1.0, \"a\" : [ 1e2, \"\\u00e9\" ] } ").unwrap();
+        assert_eq!(payload.as_str(), "{\"a\":[100,\"é\"],\"b\":1}");
+        assert_eq!(payload.digest(), Digest::of(payload.as_str()));
+        assert_eq!(Payload::parse(payload.as_str()).unwrap(), payload);
+    }
+
+    #[test]
+    fn integers_beyond_2_pow_53_are_refused_where_they_stand() {
+        assert!(Payload::new(&json!({ "n": INTEGER_MAX })).is_ok());
+        let error = Payload::parse("{\"a\":[0,9007199254740993]}").unwrap_err().to_string();
+        assert!(error.contains("at=`/a/1`"), "{error}");
+        assert!(Payload::parse("-9007199254740993").is_err());
+    }
+
+    #[test]
+    fn nesting_beyond_the_limit_is_refused() {
+        let deep = "[".repeat(80) + &"]".repeat(80);
+        assert!(Payload::parse(&deep).unwrap_err().to_string().contains("deeper than 64"));
+        assert!(Payload::parse(&("[".repeat(100_000) + &"]".repeat(100_000))).is_err());
+    }
+}
