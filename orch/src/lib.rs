@@ -2,10 +2,15 @@
 
 pub mod digest;
 pub mod error;
+pub mod executor;
 pub mod id;
+pub mod ledger;
 pub mod limits;
+pub mod lock;
 pub mod payload;
+pub mod queue;
 pub mod spec;
+pub mod store;
 pub mod time;
 
 pub use digest::Digest;

@@ -20,20 +20,20 @@ pub const PAYLOAD_DEPTH_MAX: usize = 64;
 /// A JSON value in its one canonical spelling (RFC 8785). Cheap to clone.
 ///
 /// The text is made once, where the value enters; from there the same bytes are stored, hashed and sent.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Payload(Arc<str>);
+#[derive(Clone)]
+pub struct Payload(Arc<RawValue>);
 
 impl Payload {
     /// The JSON `null`.
     #[must_use]
     pub fn null() -> Self {
-        Self("null".into())
+        Self(RawValue::NULL.to_owned().into())
     }
 
     /// Whether it is the JSON `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        &*self.0 == "null"
+        self.as_str() == "null"
     }
 
     /// Canonicalises a value.
@@ -71,40 +71,40 @@ impl Payload {
     }
 
     fn canonical(value: &Value) -> Result<Self> {
-        serde_json_canonicalizer::to_string(value)
-            .map(|text| Self(text.into()))
-            .map_err(|cause| Error::invalid("value has no canonical json").caused_by(cause))
+        let wrong = |cause| Error::invalid("value has no canonical json").caused_by(cause);
+        let text = serde_json_canonicalizer::to_string(value).map_err(wrong)?;
+        RawValue::from_string(text).map(|raw| Self(raw.into())).map_err(wrong)
     }
 
     /// The canonical text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.get()
     }
 
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_str().len()
     }
 
     /// Never true: the shortest JSON text is one digit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.as_str().is_empty()
     }
 
     /// SHA-256 of the canonical text.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of(self.0.as_bytes())
+        Digest::of(self.as_str())
     }
 
     /// The value.
     #[must_use]
     pub fn to_value(&self) -> Value {
         // Canonical text parses by construction; a stored payload was checked when its entry was read.
-        serde_json::from_str(&self.0).unwrap_or(Value::Null)
+        serde_json::from_str(self.as_str()).unwrap_or(Value::Null)
     }
 
     /// The value as a Rust type.
@@ -112,7 +112,7 @@ impl Payload {
     /// # Errors
     /// `Invalid` when the payload has another shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_str(&self.0)
+        serde_json::from_str(self.as_str())
             .map_err(|cause| Error::invalid("payload has another shape than expected").caused_by(cause))
     }
 }
@@ -156,6 +156,14 @@ fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
 impl Default for Payload {
     fn default() -> Self {
         Self::null()
@@ -164,28 +172,60 @@ impl Default for Payload {
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        // The text is copied verbatim into the surrounding document.
-        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        raw.serialize(serializer)
+        // JSON writers copy the text verbatim, so a document around canonical payloads stays canonical.
+        self.0.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Payload {
+    /// Canonicalises what it reads.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         Self::new(&value).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Reads a payload out of a ledger entry, where it is canonical already: the text is kept as it stands.
+/// The verifier compares the re-encoded entry byte for byte, so a spelling that is not canonical is found.
+pub(crate) mod verbatim {
+    use super::{Arc, Deserialize, Deserializer, Payload, RawValue};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Payload, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|raw| Payload(Arc::from(raw)))
+    }
+
+    pub(crate) mod option {
+        use super::{Arc, Deserialize, Deserializer, Payload, RawValue};
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Payload>, D::Error> {
+            // `null` is a payload too, so presence alone decides; the field is absent when there is none.
+            Box::<RawValue>::deserialize(deserializer).map(|raw| Some(Payload(Arc::from(raw))))
+        }
+    }
+
+    pub(crate) mod list {
+        use super::{Arc, Deserialize, Deserializer, Payload, RawValue};
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Vec<Payload>, D::Error> {
+            let raw = Vec::<Box<RawValue>>::deserialize(deserializer)?;
+            Ok(raw.into_iter().map(|raw| Payload(Arc::from(raw))).collect())
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl FromStr for Timestamp {
             Error::invalid("not an RFC 3339 instant").with("value", text).caused_by(cause)
         })?;
         let micros = parsed.with_timezone(&Utc).timestamp_micros();
-        if micros < 0 || micros > Self::MAX.0 {
+        if !(0..=Self::MAX.0).contains(&micros) {
             return Err(Error::invalid("instant lies outside the years 1970 to 9999").with("value", text));
         }
         Ok(Self(micros))
