@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod error;
+pub mod graph;
 pub mod id;
 pub mod limits;
 pub mod payload;
