@@ -2,20 +2,39 @@
 
 use std::borrow::Cow;
 
-/// Estimates the width of `text` in pixels at a font size of `size` pixels.
-pub(super) fn width(text: &str, size: i64) -> i64 {
-    (text.chars().map(|c| advance(c) * size).sum::<i64>() + 99) / 100
+/// A size of text in pixels, and how wide it runs in percent of a regular weight. The style sheet has the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Font {
+    size: i64,
+    run: i64,
+}
+
+pub(super) const HEADING: Font = Font { size: 17, run: 114 };
+pub(super) const LABEL: Font = Font { size: 14, run: 114 };
+pub(super) const SMALL_LABEL: Font = Font { size: 12, run: 114 };
+pub(super) const DETAIL: Font = Font { size: 12, run: 100 };
+
+impl Font {
+    /// The width of a character in 1/10000 of a pixel.
+    fn advance(self, c: char) -> i64 {
+        advance(c) * self.size * self.run
+    }
+}
+
+/// Estimates the width of `text` in pixels.
+pub(super) fn width(text: &str, font: Font) -> i64 {
+    (text.chars().map(|c| font.advance(c)).sum::<i64>() + 9_999) / 10_000
 }
 
 /// Cuts `text` so that it fits into `room` pixels, with an ellipsis where something was cut.
-pub(super) fn fit(text: &str, size: i64, room: i64) -> Cow<'_, str> {
-    if width(text, size) <= room {
+pub(super) fn fit(text: &str, font: Font, room: i64) -> Cow<'_, str> {
+    if width(text, font) <= room {
         return Cow::Borrowed(text);
     }
-    let room = room * 100 - advance('…') * size;
+    let room = room * 10_000 - font.advance('…');
     let mut used = 0;
     let end = text.char_indices().find_map(|(at, c)| {
-        used += advance(c) * size;
+        used += font.advance(c);
         (used > room).then_some(at)
     });
     let kept = text[..end.unwrap_or(text.len())].trim_end();
@@ -43,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_text_that_fits_is_left_alone() {
-        assert_eq!(fit("build", 14, 60), "build");
+        assert_eq!(fit("build", LABEL, 60), "build");
     }
 
     #[test]
@@ -51,8 +70,8 @@ mod tests {
         for text in
             ["a-very-long-step-name-that-goes-on", "名前がとても長い手順", "ｗide and spaced out words"]
         {
-            let cut = fit(text, 14, 90);
-            assert!(cut.ends_with('…') && width(&cut, 14) <= 90, "{cut}");
+            let cut = fit(text, LABEL, 90);
+            assert!(cut.ends_with('…') && width(&cut, LABEL) <= 90, "{cut}");
             assert!(cut.chars().count() > 4, "{cut}");
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::measure::{fit, width};
+use super::measure::{DETAIL, HEADING, LABEL, SMALL_LABEL, fit, width};
 use super::text::printable;
 use super::{Graph, Layout, Node, Placed, Status};
 
@@ -27,8 +27,8 @@ pub fn to_svg(graph: &Graph, layout: &Layout) -> String {
     let legend = legend(graph);
     let head = if legend.is_empty() { 44 } else { 74 };
     let legend_width: i64 = legend.iter().map(|(_, words)| legend_step(words)).sum();
-    let heading = fit(&graph.title, 18, layout.width.max(HEADING_WIDTH + 2 * MARGIN) - 2 * MARGIN);
-    let full_width = layout.width.max(2 * MARGIN + legend_width.max(width(&heading, 18)));
+    let heading = fit(&graph.title, HEADING, layout.width.max(HEADING_WIDTH + 2 * MARGIN) - 2 * MARGIN);
+    let full_width = layout.width.max(2 * MARGIN + legend_width.max(width(&heading, HEADING)));
     let full_height = layout.height + head;
 
     let mut out = String::with_capacity(4096 + 512 * (graph.nodes.len() + graph.edges.len()));
@@ -88,7 +88,8 @@ fn description(graph: &Graph, layout: &Layout, legend: &[(Status, String)]) -> S
     text
 }
 
-/// The arrowhead, and the sign of every status in use: 16 pixels across, around the origin.
+/// The arrowhead, and the sign of every status in use: 16 pixels across, around the origin. Browsers style what
+/// `<use>` shows as a tree of its own, so the classes of signs are styled without naming an ancestor.
 fn definitions(out: &mut String, legend: &[(Status, String)]) {
     out.push_str("<defs>\n<marker id=\"orch-tip\" markerUnits=\"userSpaceOnUse\" markerWidth=\"8\" ");
     out.push_str("markerHeight=\"8\" refX=\"2\" refY=\"4\" orient=\"auto\">");
@@ -102,33 +103,35 @@ fn definitions(out: &mut String, legend: &[(Status, String)]) {
 const fn sign(status: Status) -> &'static str {
     match status {
         Status::Succeeded => {
-            "<circle class=\"disc\" r=\"8\"/><path class=\"sign\" d=\"M-3.4 .3-1 2.7 3.6-2.3\"/>"
+            "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-3.4 .3-1 2.7 3.6-2.3\"/>"
         }
         Status::Failed => {
-            "<circle class=\"disc\" r=\"8\"/><path class=\"sign\" d=\"M-2.7-2.7 2.7 2.7M2.7-2.7-2.7 2.7\"/>"
+            "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-2.7-2.7 2.7 2.7M2.7-2.7-2.7 2.7\"/>"
         }
         Status::Running => {
-            "<circle class=\"disc\" r=\"8\"/><path class=\"solid\" d=\"M-2.3-3.9 4.1 0-2.3 3.9z\"/>"
+            "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-solid\" d=\"M-2.3-3.9 4.1 0-2.3 3.9z\"/>"
         }
-        Status::Waiting => "<circle class=\"disc\" r=\"8\"/><path class=\"sign\" d=\"M0-4.2V.4L2.9 2.2\"/>",
+        Status::Waiting => {
+            "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M0-4.2V.4L2.9 2.2\"/>"
+        }
         Status::Parked => {
-            "<circle class=\"disc\" r=\"8\"/><path class=\"sign\" d=\"M-2.1-2.8V2.8M2.1-2.8V2.8\"/>"
+            "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-2.1-2.8V2.8M2.1-2.8V2.8\"/>"
         }
         Status::Queued => {
-            "<circle class=\"ring\" r=\"7.2\"/><path class=\"disc\" d=\"M-4.7-1h2v2h-2zM-1-1h2v2h-2zM2.7-1h2v2h-2z\"/>"
+            "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-disc\" d=\"M-4.7-1h2v2h-2zM-1-1h2v2h-2zM2.7-1h2v2h-2z\"/>"
         }
-        Status::Pending => "<circle class=\"ring\" r=\"7.2\" stroke-dasharray=\"2.6 1.92\"/>",
+        Status::Pending => "<circle class=\"orch-ring\" r=\"7.2\" stroke-dasharray=\"2.6 1.92\"/>",
         Status::Skipped => {
-            "<circle class=\"ring\" r=\"7.2\"/><path class=\"disc\" d=\"M-3.7-3 0 0-3.7 3zM0-3 3.7 0 0 3z\"/>"
+            "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-disc\" d=\"M-3.7-3 0 0-3.7 3zM0-3 3.7 0 0 3z\"/>"
         }
         Status::Cancelled => {
-            "<circle class=\"ring\" r=\"7.2\"/><path class=\"ring\" d=\"M-4.6-4.6 4.6 4.6\"/>"
+            "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-ring\" d=\"M-4.6-4.6 4.6 4.6\"/>"
         }
     }
 }
 
 fn legend_step(words: &str) -> i64 {
-    24 + width(words, 12) + 18
+    24 + width(words, DETAIL) + 18
 }
 
 fn draw_legend(out: &mut String, legend: &[(Status, String)]) {
@@ -182,10 +185,10 @@ fn open_card(out: &mut String, node: &Node, placed: &Placed, size: &str, radius:
     };
     let classes: Vec<&str> = [size, word, quiet].into_iter().filter(|class| !class.is_empty()).collect();
     let _ = write!(out, "<g class=\"{}\"><title>{}</title>", classes.join(" "), tooltip(node));
-    let tinted = if node.status.is_some() { " tinted" } else { "" };
+    let tinted = node.status.is_some() && quiet.is_empty();
     let rect = format!("x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" rx=\"{radius}\"");
-    let _ = write!(out, "<rect class=\"card{tinted}\" {rect}/>");
-    if node.status.is_some() && quiet.is_empty() {
+    let _ = write!(out, "<rect class=\"card{}\" {rect}/>", if tinted { " tinted" } else { "" });
+    if tinted {
         let _ = write!(out, "<rect class=\"glow\" {rect}/>");
     }
 }
@@ -200,7 +203,7 @@ fn draw_card(out: &mut String, node: &Node, placed: &Placed) {
     let _ = write!(
         out,
         "<text class=\"label\" x=\"{text_x}\" y=\"{label_y}\">{}</text>",
-        escape(&fit(&node.label, 14, room))
+        escape(&fit(&node.label, LABEL, room))
     );
     if let Some(word) = node.status.map(Status::word) {
         let _ = write!(out, "<use href=\"#orch-{word}\" x=\"{}\" y=\"{}\"/>", x + 22, y + 28);
@@ -210,10 +213,10 @@ fn draw_card(out: &mut String, node: &Node, placed: &Placed) {
             x + w - 14,
             y + 42
         );
-        room -= width(word, 12) + 10;
+        room -= width(word, DETAIL) + 10;
     }
     if !node.detail.is_empty() {
-        let detail = escape(&fit(&node.detail, 12, room));
+        let detail = escape(&fit(&node.detail, DETAIL, room));
         let _ = write!(out, "<text class=\"detail\" x=\"{text_x}\" y=\"{}\">{detail}</text>", y + 42);
     }
     out.push_str("</g>\n");
@@ -229,7 +232,7 @@ fn draw_small_card(out: &mut String, node: &Node, placed: &Placed) {
     } else {
         x + 12
     };
-    let label = escape(&fit(&node.label, 12, x + w - 10 - text_x));
+    let label = escape(&fit(&node.label, SMALL_LABEL, x + w - 10 - text_x));
     let _ = writeln!(out, "<text class=\"label\" x=\"{text_x}\" y=\"{}\">{label}</text></g>", y + 17);
 }
 

@@ -22,6 +22,13 @@ pub(super) fn middles(net: &Net, metrics: &Metrics) -> Vec<i64> {
             settle(net, metrics, layer, &wishes, &mut middles);
         }
     }
+    // The last sweep looked to the right only; sinks, which have nothing there, follow what it moved.
+    for layer in &net.layers {
+        let sink = |item: usize| net.right.of(item).is_empty();
+        let wish = |&item: &usize| if sink(item) { median(&net.left, item, &middles) } else { middles[item] };
+        let wishes: Vec<i64> = layer.iter().map(wish).collect();
+        settle(net, metrics, layer, &wishes, &mut middles);
+    }
     middles
 }
 

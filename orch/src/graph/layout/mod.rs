@@ -14,7 +14,8 @@ mod order;
 use serde::Serialize;
 
 use self::net::{Net, Way};
-use super::{Graph, Node, measure};
+use super::measure::{DETAIL, LABEL, SMALL_LABEL, width};
+use super::{Graph, Node};
 
 /// Above this many nodes cards have one line and stand closer together.
 pub const COMPACT_ABOVE: usize = 300;
@@ -97,10 +98,10 @@ impl Metrics {
     /// The width a card would like. It leaves room for any status, so that a change of status moves nothing.
     fn wish(&self, node: &Node) -> i64 {
         if self.compact {
-            return measure::width(&node.label, 12) + 40;
+            return width(&node.label, SMALL_LABEL) + 40;
         }
-        let label = measure::width(&node.label, 14) + 60;
-        let detail = measure::width(&node.detail, 12) + 60 + 74;
+        let label = width(&node.label, LABEL) + 60;
+        let detail = width(&node.detail, DETAIL) + 60 + 74;
         label.max(detail)
     }
 }

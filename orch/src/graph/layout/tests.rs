@@ -137,3 +137,12 @@ fn edges_beyond_the_budget_of_bends_run_below_all_cards() {
     );
     assert!(layout.compact);
 }
+
+#[test]
+fn coordinates_are_the_same_on_every_machine() {
+    let layout = layout(&graph(4, vec![(0, 1), (0, 2), (1, 3), (2, 3), (0, 3)]));
+    let places: Vec<_> = layout.nodes.iter().map(|n| (n.x, n.y, n.w, n.layer)).collect();
+    assert_eq!(places, [(28, 104, 201, 0), (302, 28, 210, 1), (302, 104, 210, 1), (585, 104, 259, 2)]);
+    assert_eq!(layout.edges[4], [(229, 132), (302, 180), (512, 180), (585, 132)]);
+    assert_eq!((layout.width, layout.height), (872, 236));
+}

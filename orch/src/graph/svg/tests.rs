@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::super::layout;
 use super::*;
 
@@ -60,8 +62,13 @@ fn every_status_is_told_by_a_sign_and_a_word() {
             2
         );
     }
-    let signs: std::collections::BTreeSet<&str> = Status::ALL.into_iter().map(sign).collect();
+    let signs: BTreeSet<&str> = Status::ALL.into_iter().map(sign).collect();
     assert_eq!(signs.len(), Status::ALL.len());
+    for class in
+        signs.iter().flat_map(|sign| sign.split("class=\"").skip(1)).filter_map(|rest| rest.split('"').next())
+    {
+        assert!(STYLE.contains(&format!("\n.{class}{{")), "{class} is styled wherever it is used");
+    }
 }
 
 #[test]
