@@ -3,6 +3,7 @@
 pub mod digest;
 pub mod error;
 pub mod executor;
+pub mod graph;
 pub mod id;
 pub mod ledger;
 pub mod limits;
