@@ -158,6 +158,9 @@ impl QueueName {
 pub struct RunId([u8; 16]);
 
 impl RunId {
+    /// The first id in order.
+    pub const MIN: Self = Self([0; 16]);
+
     /// Derives the id of the run that (tenant, dag, token, inputs) names, so that submitting the same
     /// thing twice is one run without any further index (invariant R5).
     #[must_use]

@@ -2,6 +2,9 @@
 //!
 //! No safety property rests on it; the ledger's compare-and-swap carries those.
 
+mod bucket;
+mod memory;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +13,9 @@ use async_trait::async_trait;
 use crate::error::Result;
 use crate::id::TenantId;
 use crate::time::Timestamp;
+
+pub use bucket::Bucket;
+pub use memory::MemoryLock;
 
 /// Slots with expiry and fences, and token buckets.
 #[async_trait]
@@ -30,7 +36,8 @@ pub trait Lock: fmt::Debug + Send + Sync + 'static {
     /// Prolongs the leases of everything each holder holds to `until`.
     ///
     /// # Errors
-    /// Per holder: `LeaseLost` when any of its slots was lost.
+    /// Per holder: `LeaseLost` when the lease of any of its slots has ended or it holds none; nothing is prolonged
+    /// then.
     async fn renew(&self, holders: &[Holder], until: Timestamp, now: Timestamp) -> Result<Vec<Result<()>>>;
 
     /// Gives back everything each holder holds. Giving back what is not held is not an error.
@@ -45,7 +52,7 @@ pub trait Lock: fmt::Debug + Send + Sync + 'static {
     /// Over any span T no more than `burst + rate × T` tokens are granted.
     ///
     /// # Errors
-    /// `Invalid` when more tokens are asked for than the burst; `Unavailable`.
+    /// `Invalid` when more tokens are asked for than the burst or the rate is no number from 0; `Unavailable`.
     async fn take(&self, take: &Take) -> Result<Taken>;
 }
 

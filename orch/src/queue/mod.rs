@@ -3,6 +3,8 @@
 //! The ledger decides whether it is. Losing, repeating or reordering hints costs time, never correctness;
 //! the sweep rebuilds them.
 
+mod memory;
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
@@ -14,16 +16,20 @@ use crate::error::Result;
 use crate::id::{DagId, QueueName, RunId, RunKey, StepKey, TenantId, WorkerId};
 use crate::time::Timestamp;
 
+pub use memory::MemoryQueue;
+
 /// At-least-once leases over hints, in deterministic order.
 ///
 /// The order within a tenant's queue is (priority descending, ready time, DAG id, run id, plan index, step,
-/// attempt); see [`Item::cmp`]. Tenants take turns, so that one tenant's backlog does not hide another's.
+/// attempt); see [`Item::cmp`]. Tenants take turns, so that one tenant's backlog does not hide another's: a claim
+/// takes one item of each tenant that has any, in order of tenant, and begins again until it has enough; the next
+/// claim goes on with the tenant after the last one served.
 #[async_trait]
 pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// Adds items.
     ///
     /// # Guarantees
-    /// Idempotent per [`Item::id`]: pushing an item that is queued or leased changes nothing.
+    /// Idempotent per tenant and [`Item::id`]: pushing an item that is queued or leased changes nothing.
     ///
     /// # Errors
     /// `Unavailable`, `Indeterminate`. Push again: it is idempotent.
@@ -63,7 +69,8 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`, `Closed`.
     async fn wait(&self, timeout: Duration) -> Result<()>;
 
-    /// How much is waiting in each of a tenant's queues, by queue name.
+    /// How much is waiting in each of a tenant's queues, by queue name; queues that hold nothing are left out. For
+    /// people and metrics: it may look at every item.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -149,9 +156,10 @@ pub struct Claim {
 /// What a worker got.
 #[derive(Clone, Debug, Default)]
 pub struct Claimed {
-    /// The deliveries, in queue order.
+    /// The deliveries, each tenant's in queue order.
     pub deliveries: Vec<Delivery>,
-    /// When the next item of the asked queues becomes ready or comes back from a lease, if the queue knows.
+    /// When the next item of the asked queues becomes ready or comes back from a lease, if the queue knows; it may
+    /// look at other tenants than the asked ones.
     pub next_at: Option<Timestamp>,
 }
 

@@ -4,6 +4,9 @@
 //! them, written in the same transaction where the backend has one. Documents are small JSON texts with
 //! compare-and-swap, so that a new concept needs no new backend code.
 
+mod memory;
+mod page;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +18,9 @@ use crate::error::Result;
 use crate::id::{DagId, RunId, RunKey, StepKey, TenantId};
 use crate::ledger::{Head, RunStatus, StepCounts, Stream};
 use crate::time::Timestamp;
+
+pub use memory::MemoryStore;
+pub use page::{PAGE_MAX, RunsCursor, check_page, lines_after, stale_head};
 
 /// What a store promises about speed, reach and limits. No code asks which backend it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,7 +56,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - An item without lines compares the head and replaces the row only.
     ///
     /// # Errors
-    /// Per item: `Conflict`, `LimitExceeded`, `Unavailable` (nothing was written) or `Indeterminate` (it may have
+    /// Per item: `Conflict`, `Invalid` and `LimitExceeded` (see [`Append::check`]), `Unavailable` (nothing was written) or `Indeterminate` (it may have
     /// been: read the head). The outer error is for the whole call and means the same for every item.
     ///
     /// # Backend notes
@@ -89,7 +95,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`.
     async fn due(&self, query: &DueQuery) -> Result<DuePage>;
 
-    /// Writes one document, compare-and-swapped. Answers its new version.
+    /// Writes one document, compare-and-swapped. Answers its new version, 0 when it was deleted.
     ///
     /// # Errors
     /// `Conflict` when [`Expect`] does not hold; nothing is changed then.
@@ -110,7 +116,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Deletes entries and row of finished runs whose head is still the one named. Answers how many went.
     ///
     /// # Guarantees
-    /// P1: nothing of a pruned run is left. A run whose head has moved is left alone.
+    /// P1: nothing of a pruned run is left. A run whose head has moved, or whose row says that it has not ended, is
+    /// left alone.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -317,7 +324,7 @@ pub struct DocKey {
 pub struct Doc {
     /// Which one of its kind.
     pub key: String,
-    /// 1 when first written, higher by 1 with each write.
+    /// 1 when first written, also after a deletion; higher by 1 with each write.
     pub version: u64,
     /// JSON text.
     pub body: String,
