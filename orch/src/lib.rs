@@ -1,5 +1,6 @@
 //! An embeddable, deterministic, provable orchestration library.
 
+pub mod artifact;
 pub mod digest;
 pub mod error;
 pub mod executor;
@@ -14,6 +15,7 @@ pub mod spec;
 pub mod store;
 pub mod time;
 
+pub use artifact::Artifacts;
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use id::{DagId, QueueName, RunId, RunKey, StepId, StepKey, TenantId, WorkerId};

@@ -1,17 +1,23 @@
-//! What runs a step.
+//! What runs a step: the contract, what a step is handed, and where executors are looked up.
 
-use std::collections::BTreeMap;
+mod context;
+mod log;
+mod registry;
+mod secret;
+mod task;
+
+pub use context::StepContext;
+pub use log::{LogLine, LogSink, LogStream, ProgressSink};
+pub use registry::Executors;
+pub use secret::{Redactor, Secret};
+pub use task::TaskResult;
+
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
 
-use crate::id::{DagId, RunKey, StepKey, TenantId};
 use crate::payload::Payload;
-use crate::spec::{Network, ResourceLimits, Uses};
-use crate::time::Timestamp;
 
 /// Runs attempts of steps.
 #[async_trait]
@@ -61,6 +67,31 @@ impl Failure {
     pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), retryable: false, retry_after: None }
     }
+
+    /// Any error as a failure that another attempt may cure; the message names its causes too.
+    ///
+    /// ```
+    /// # use orch::executor::Failure;
+    /// fn port(text: &str) -> Result<u16, Failure> {
+    ///     text.parse().map_err(|error| Failure::from_error("bad_port", &error))
+    /// }
+    /// assert_eq!(port("x").unwrap_err().to_string(), "bad_port: invalid digit found in string");
+    /// ```
+    pub fn from_error(code: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Self::retryable(code, message)
+    }
+
+    /// The same failure, final: no attempt will cure it.
+    #[must_use]
+    pub fn into_fatal(self) -> Self {
+        Self { retryable: false, ..self }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -80,67 +111,6 @@ impl From<Failure> for Outcome {
 impl From<crate::error::Error> for Failure {
     fn from(error: crate::error::Error) -> Self {
         let code = error.kind().as_str().replace(' ', "_");
-        Self { code, message: error.to_string(), retryable: error.is_retryable(), retry_after: None }
-    }
-}
-
-/// What an attempt is told about itself, and what it may use.
-#[derive(Clone, Debug)]
-pub struct StepContext {
-    /// The run, with its tenant.
-    pub run: RunKey,
-    /// The DAG of the run.
-    pub dag: DagId,
-    /// The step.
-    pub step: StepKey,
-    /// Which attempt, from 1.
-    pub attempt: u32,
-    /// What the step asked for, such as `fn/echo`.
-    pub uses: Uses,
-    /// The same for all attempts of this step in this run.
-    pub idempotency_key: String,
-    /// W3C trace context, the same for all attempts.
-    pub traceparent: Option<String>,
-    /// When the attempt will be stopped.
-    pub deadline: Option<Timestamp>,
-    /// Fires when the attempt must stop: cancelled, out of time, lost, or shut down.
-    pub cancellation: CancellationToken,
-    /// What the attempt may consume.
-    pub limits: Option<ResourceLimits>,
-    /// The network it may reach.
-    pub network: Option<Network>,
-    /// The secrets it asked for, by name.
-    pub secrets: Arc<BTreeMap<String, Secret>>,
-}
-
-impl StepContext {
-    /// Whose step it is.
-    #[must_use]
-    pub fn tenant(&self) -> &TenantId {
-        &self.run.tenant
-    }
-}
-
-/// A value that never prints itself.
-#[derive(Clone)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Wraps a secret value.
-    #[must_use]
-    pub fn new(value: impl Into<Arc<str>>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value. Hand it to the step and to nothing else.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
+        Self { retryable: error.is_retryable(), ..Self::from_error(code, &error) }
     }
 }
