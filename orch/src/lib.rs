@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod error;
+pub mod expr;
 pub mod id;
 pub mod limits;
 pub mod payload;
