@@ -64,7 +64,14 @@ impl<'s> Scanner<'s> {
         let Some(&first) = rest.first() else { return Ok(None) };
         let word = rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
         let quoted = rest.get(word).is_some_and(|byte| matches!(byte, b'"' | b'\''));
-        if quoted && is_string_prefix(&rest[..word]) {
+        if quoted {
+            // Where a string begins must never be in doubt between this scan and the parser.
+            if !is_string_prefix(&rest[..word]) {
+                return Err(CompileError::new(
+                    "a string needs an operator or a space before it",
+                    self.at + word,
+                ));
+            }
             let length = self.string_length(word)?;
             return Ok(Some(self.token(Kind::Text, length)));
         }
@@ -115,7 +122,7 @@ impl<'s> Scanner<'s> {
 }
 
 fn is_string_prefix(prefix: &[u8]) -> bool {
-    prefix.len() <= 2 && prefix.iter().all(|byte| matches!(byte, b'r' | b'R' | b'b' | b'B'))
+    matches!(prefix.to_ascii_lowercase().as_slice(), b"" | b"r" | b"b" | b"br" | b"rb")
 }
 
 /// One open bracket, or the whole expression.
@@ -197,6 +204,13 @@ mod tests {
         }
         assert_eq!(tokens("'open").unwrap_err().offset, 0);
         assert_eq!(tokens(r"1 + 'open\'").unwrap_err().offset, 4);
+    }
+
+    #[test]
+    fn a_string_cannot_hide_from_the_parser_behind_a_doubtful_prefix() {
+        for text in [r"rr'' '(('", r"1br'' (( '", "bb'x'", "0x'a'", "x'a'"] {
+            assert!(tokens(text).is_err(), "{text}");
+        }
     }
 
     #[test]
