@@ -4,6 +4,7 @@ pub mod artifact;
 pub mod digest;
 pub mod error;
 pub mod executor;
+pub mod expr;
 pub mod graph;
 pub mod id;
 pub mod ledger;
