@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod limits;
 pub mod lock;
 pub mod payload;
+pub mod planner;
 pub mod queue;
 pub mod spec;
 pub mod store;

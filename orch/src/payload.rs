@@ -70,7 +70,26 @@ impl Payload {
         Self::new(&value)
     }
 
-    fn canonical(value: &Value) -> Result<Self> {
+    /// Canonicalises what this crate has checked or made itself.
+    pub(crate) fn of_trusted<T: Serialize>(value: &T) -> Result<Self> {
+        Self::canonical(value)
+    }
+
+    /// The list of these payloads; canonical because they are.
+    #[must_use]
+    pub fn list<'a>(items: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut text = String::from("[");
+        for item in items {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            text.push_str(item.as_str());
+        }
+        text.push(']');
+        Self(RawValue::from_string(text).expect("a list of json values is json").into())
+    }
+
+    fn canonical<T: Serialize>(value: &T) -> Result<Self> {
         let wrong = |cause| Error::invalid("value has no canonical json").caused_by(cause);
         let text = serde_json_canonicalizer::to_string(value).map_err(wrong)?;
         RawValue::from_string(text).map(|raw| Self(raw.into())).map_err(wrong)

@@ -131,6 +131,9 @@ events! {
     }
     /// The run is to end: what has not started never will, what runs is told to stop.
     "run.cancelRequested" RunCancelRequested {
+        /// Set when orch itself ends the run, which then counts as failed with this code, such as `run_timeout`.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        code: Option<String>,
         /// Why.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         reason: Option<String>,
@@ -205,9 +208,9 @@ events! {
         /// What the step wrote to its log, if anything.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         logs: Option<ArtifactRef>,
-        /// The output.
-        #[serde(deserialize_with = "verbatim::deserialize")]
-        output: Payload,
+        /// The output. Absent for a `forEach` step, whose output is the list of its children's.
+        #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "verbatim::option::deserialize")]
+        output: Option<Payload>,
         /// SHA-256 of the output.
         output_hash: Digest,
         /// Where the output comes from, when an earlier result was reused.

@@ -1,0 +1,18 @@
+//! From a spec to a plan, and from a plan and what has happened to what happens next. Pure: no I/O, no clock, no
+//! randomness, no async.
+
+pub mod attempt;
+mod decide;
+mod fold;
+mod operate;
+mod plan;
+mod scope;
+mod state;
+
+pub use decide::{advance, child_token, decide};
+pub use fold::unshared_plan;
+pub use operate::{Operation, operate};
+pub use plan::{Compiled, Plan, PlanSummary, SharedPlan, StepSummary};
+pub use state::{
+    Ended, Ending, HINT_CHECK, MapState, RunState, StepError, StepRef, StepState, Verdict, Wait,
+};
