@@ -131,6 +131,27 @@ pub fn finish(state: &RunState, finish: Finish, now: Timestamp, limits: &Limits)
     })
 }
 
+/// The event by which a worker that shuts down gives an attempt back: as if it had been lost, only sooner.
+///
+/// # Errors
+/// `LeaseLost` when the attempt is not this worker's running one any more.
+pub fn release(
+    state: &RunState,
+    at: StepRef,
+    attempt: u32,
+    worker: &WorkerId,
+    now: Timestamp,
+    limits: &Limits,
+) -> Result<Event> {
+    let held = |step: &&super::state::StepState| {
+        step.status == StepStatus::Running && step.attempt == attempt && step.worker.as_ref() == Some(worker)
+    };
+    match state.get(at).filter(held) {
+        Some(_) if state.ended.is_none() => Ok(lost(state, at, now, limits)),
+        _ => Err(Error::lease_lost("the attempt is not current any more").with("attempt", attempt)),
+    }
+}
+
 fn ended_badly(
     state: &RunState,
     at: StepRef,

@@ -1,0 +1,167 @@
+//! What can be asked of a run, and what the rules make of it. Everything that changes a run passes through here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::id::{RunKey, StepKey, WorkerId};
+use crate::ledger::{AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
+use crate::limits::Limits;
+use crate::lock::Slot;
+use crate::payload::Payload;
+use crate::planner::attempt::{self, Finish, Start};
+use crate::planner::{Operation, RunState, SharedPlan, operate};
+use crate::store::RunRow;
+use crate::time::Timestamp;
+
+/// A place to execute an attempt; free again when the last holder lets go.
+pub(super) type Permit = Arc<OwnedSemaphorePermit>;
+
+/// A change asked of one run.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) key: RunKey,
+    pub(super) actor: Arc<str>,
+    pub(super) change: Change,
+    pub(super) reply: Option<oneshot::Sender<Result<Answer>>>,
+    /// How often it has been tried.
+    pub(super) tries: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum Change {
+    Create(Box<Create>),
+    Operate { operation: Operation, reason: Option<String> },
+    Start { step: StepKey, attempt: u32, cleared: Cleared, permit: Permit },
+    Reuse { step: StepKey, attempt: u32, output: Payload, from: ReusedFrom },
+    Finish { finish: Finish, permit: Option<Permit> },
+    Progress { notes: Vec<ProgressNote> },
+    /// The worker gives an attempt back because it shuts down.
+    Release { step: StepKey, attempt: u32 },
+    /// Look whether anything is due, and make all hints again.
+    Look,
+}
+
+#[derive(Debug)]
+pub(super) struct Create {
+    pub(super) created: RunCreated,
+    pub(super) plan: SharedPlan,
+    /// Outputs taken over from another run, for steps that are not to run again.
+    pub(super) reused: Vec<(StepKey, Payload, ReusedFrom)>,
+}
+
+/// What has been seen to before a start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cleared {
+    /// The slots of its concurrency keys are held.
+    pub(super) slots: bool,
+    /// No earlier result can stand in.
+    pub(super) result: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    Created { row: Box<RunRow>, new: bool },
+    Row(Box<RunRow>),
+    Started,
+    NeedsSlots(Vec<Slot>),
+    NeedsResult(Digest),
+    NoExecutor,
+    /// The attempts of this worker that are still its own.
+    Held(Vec<(StepKey, u32)>),
+    Done,
+}
+
+/// Who a worker is and how long it is believed.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) id: WorkerId,
+    pub(super) lease: Duration,
+}
+
+/// The events of a change, and the answer once they are durable.
+///
+/// # Errors
+/// As the rule that refuses it: see [`attempt`] and [`operate`].
+pub(super) fn evaluate(
+    state: &RunState,
+    change: &Change,
+    worker: &Worker,
+    executor: impl FnOnce(&crate::spec::Uses) -> Option<String>,
+    now: Timestamp,
+    limits: &Limits,
+) -> Result<(Vec<Event>, Answer)> {
+    let at = |step: &StepKey| state.find(step).ok_or_else(|| Error::conflict("no such step").with("step", step));
+    match change {
+        Change::Create(_) => Ok((Vec::new(), Answer::Created { row: Box::new(state.row()), new: false })),
+        Change::Operate { operation, reason } => {
+            Ok((operate(state, operation, reason.clone(), limits)?, Answer::Row(Box::new(state.row()))))
+        }
+        Change::Start { step, attempt, cleared, .. } => {
+            let at = at(step)?;
+            let held = state.get(at).is_some_and(|step| {
+                step.status == StepStatus::Running && step.attempt == *attempt && step.worker.as_ref() == Some(&worker.id)
+            });
+            if held {
+                // An append whose answer was lost had landed.
+                return Ok((Vec::new(), Answer::Started));
+            }
+            let spec = state.spec(at);
+            let Some(executor) = executor(&spec.uses) else { return Ok((Vec::new(), Answer::NoExecutor)) };
+            let (id, lease) = (worker.id.clone(), worker.lease);
+            let start = Start { at, attempt: *attempt, worker: id, executor: executor.clone(), lease };
+            let events = attempt::start(state, &start, now)?;
+            if spec.cache && !cleared.result {
+                return Ok((Vec::new(), Answer::NeedsResult(state.result_key(at, &executor)?)));
+            }
+            if !spec.concurrency.is_empty() && !cleared.slots {
+                return Ok((Vec::new(), Answer::NeedsSlots(state.slots(at, limits)?)));
+            }
+            Ok((events, Answer::Started))
+        }
+        Change::Reuse { step, attempt, output, from } => {
+            let at = at(step)?;
+            if state.get(at).is_none_or(|step| step.attempt != *attempt) {
+                return Err(Error::conflict("another attempt is current"));
+            }
+            Ok((attempt::reuse(state, at, output.clone(), from.clone())?, Answer::Done))
+        }
+        Change::Finish { finish, .. } => {
+            Ok((vec![attempt::finish(state, finish.clone(), now, limits)?], Answer::Done))
+        }
+        Change::Progress { notes } => Ok(progress(state, notes, worker, now)),
+        Change::Release { step, attempt } => {
+            Ok((vec![attempt::release(state, at(step)?, *attempt, &worker.id, now, limits)?], Answer::Done))
+        }
+        Change::Look => Ok((Vec::new(), Answer::Done)),
+    }
+}
+
+fn progress(state: &RunState, notes: &[ProgressNote], worker: &Worker, now: Timestamp) -> (Vec<Event>, Answer) {
+    let held: Vec<(StepKey, u32)> = state
+        .running()
+        .filter_map(|at| state.get(at).map(|step| (at, step)))
+        .filter(|(_, step)| step.worker.as_ref() == Some(&worker.id))
+        .map(|(at, step)| (state.key_of(at), step.attempt))
+        .collect();
+    if held.is_empty() || state.ended.is_some() {
+        return (Vec::new(), Answer::Held(held));
+    }
+    let lease_until = now.plus(worker.lease);
+    let event = AttemptProgress { lease_until, notes: notes.to_vec(), worker: worker.id.clone() };
+    (vec![event.into()], Answer::Held(held))
+}
+
+impl Answer {
+    /// The answer as it is after the events of the change have been applied.
+    pub(super) fn refreshed(self, state: &RunState) -> Self {
+        match self {
+            Self::Created { new, .. } => Self::Created { row: Box::new(state.row()), new },
+            Self::Row(_) => Self::Row(Box::new(state.row())),
+            other => other,
+        }
+    }
+}

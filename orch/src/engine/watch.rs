@@ -1,0 +1,143 @@
+//! Telling whoever waits that a run has moved on.
+//!
+//! A notification is a hint to read the ledger again; another process's appends are noticed by polling.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::core::{Core, closed};
+use crate::error::{Error, Result};
+use crate::id::RunKey;
+use crate::ledger::{Entry, Head, RunStatus, Stream, read_chain};
+use crate::store::EntriesRequest;
+
+/// How often a follower reads again without having been told to, for what other processes append.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Entries read at once.
+const PAGE: usize = 1_000;
+
+/// Who waits for which run.
+#[derive(Debug, Default)]
+pub(super) struct Watchers(Mutex<HashMap<RunKey, Arc<Notify>>>);
+
+impl Watchers {
+    fn watch(&self, key: &RunKey) -> Arc<Notify> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(map.entry(key.clone()).or_default())
+    }
+
+    pub(super) fn notify(&self, key: &RunKey) {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notify) = map.get(key) {
+            notify.notify_waiters();
+        }
+    }
+
+    fn leave(&self, key: &RunKey, notify: &Arc<Notify>) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's own reference and the leaver's: nobody else waits.
+        if Arc::strong_count(notify) <= 2 {
+            map.remove(key);
+        }
+    }
+}
+
+/// The entries of one run, from a cursor on: first what is there, then what comes, until the run has ended.
+#[derive(Debug)]
+pub struct RunEvents {
+    core: Arc<Core>,
+    key: RunKey,
+    notify: Arc<Notify>,
+    head: Head,
+    ready: VecDeque<(Entry, String)>,
+    after: u64,
+    ended: bool,
+    follow: bool,
+}
+
+impl RunEvents {
+    pub(super) fn new(core: &Arc<Core>, key: RunKey, after: u64, follow: bool) -> Self {
+        let notify = core.watchers.watch(&key);
+        Self {
+            core: Arc::clone(core),
+            key,
+            notify,
+            head: Head::EMPTY,
+            ready: VecDeque::new(),
+            after,
+            ended: false,
+            follow,
+        }
+    }
+
+    /// The next entry with its line, or nothing when the run has ended and everything has been read (or, without
+    /// following, when everything has been read).
+    ///
+    /// # Errors
+    /// `NotFound` for a run that does not exist, `Corrupt` for a broken chain, `Unavailable`, `Closed`.
+    pub async fn next(&mut self) -> Result<Option<(Entry, String)>> {
+        loop {
+            if let Some(next) = self.ready.pop_front() {
+                return Ok(Some(next));
+            }
+            let notify = Arc::clone(&self.notify);
+            let mut told = std::pin::pin!(notify.notified());
+            // Registered before reading, so that what lands after the read is not missed.
+            told.as_mut().enable();
+            if self.read().await? {
+                continue;
+            }
+            if self.ended || !self.follow {
+                return Ok(None);
+            }
+            tokio::select! {
+                () = told => {}
+                () = tokio::time::sleep(POLL) => {}
+                () = self.core.closed.cancelled() => return Err(closed()),
+            }
+        }
+    }
+
+    /// Reads one page; answers whether there was anything.
+    async fn read(&mut self) -> Result<bool> {
+        let request = EntriesRequest {
+            tenant: self.key.tenant.clone(),
+            stream: Stream::Run(self.key.run),
+            after: self.head.seq,
+            limit: PAGE,
+        };
+        let page = self.core.store.entries(&[request]).await?.pop();
+        let page = page.ok_or_else(|| Error::internal("a store answers every request"))?;
+        if page.head == Head::EMPTY {
+            return Err(Error::not_found("no such run").with("run", self.key.run));
+        }
+        let before = self.head;
+        for entry in read_chain(self.head, &page.lines) {
+            let (entry, line, head) = entry?;
+            self.head = head;
+            self.ended = match entry.event {
+                crate::ledger::Event::RunRetried(_) => false,
+                _ => self.ended || ends_run(&entry),
+            };
+            if entry.seq > self.after {
+                self.ready.push_back((entry, line.to_owned()));
+            }
+        }
+        Ok(self.head != before)
+    }
+}
+
+fn ends_run(entry: &Entry) -> bool {
+    let word = entry.event.type_name().strip_prefix("run.");
+    word.and_then(|word| word.parse::<RunStatus>().ok()).is_some_and(RunStatus::is_terminal)
+}
+
+impl Drop for RunEvents {
+    fn drop(&mut self) {
+        self.core.watchers.leave(&self.key, &self.notify);
+    }
+}
