@@ -6,7 +6,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Data, Field, LineIndex, Node, Offset};
+use super::{Data, Field, LineIndex, Node, Offset, decimal};
 use crate::spec::diagnostic::Problem;
 
 /// Reads `bare`, which is `text` without its byte order mark.
@@ -55,7 +55,11 @@ impl<'t> Reader<'t> {
             Some(b'"') => Data::Text(self.decode(raw)?),
             Some(b't' | b'f') => Data::Bool(self.decode(raw)?),
             Some(b'n') => Data::Null,
-            _ => Data::Number(self.decode(raw)?),
+            // `serde_json` settles what is a number and whether it is finite.
+            _ => {
+                let number = self.decode(raw)?;
+                Data::Number(decimal(raw.get()).unwrap_or(number))
+            }
         };
         Ok(Node { data, span: at..at + raw.get().len() })
     }

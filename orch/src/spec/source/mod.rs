@@ -18,7 +18,7 @@ pub(super) type Offset = usize;
 const DEPTH_CEILING: usize = 128;
 
 /// A value with the piece of text it was written as.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     /// The value.
     pub(super) data: Data,
@@ -27,7 +27,7 @@ pub(super) struct Node {
 }
 
 /// A value as JSON knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Data {
     Null,
     Bool(bool),
@@ -38,7 +38,7 @@ pub(super) enum Data {
 }
 
 /// An entry of a map. Names are unique within their map.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Field {
     pub(super) name: String,
     pub(super) at: Offset,
@@ -144,7 +144,7 @@ pub(super) fn read(text: &str, limits: &Limits, problems: &mut Problems) -> Opti
     };
     match tree {
         Ok(mut root) => {
-            settle(&mut root, text, &mut String::new(), problems);
+            settle(&mut root, &mut String::new(), problems);
             Some(root)
         }
         Err(problem) => {
@@ -155,10 +155,10 @@ pub(super) fn read(text: &str, limits: &Limits, problems: &mut Problems) -> Opti
 }
 
 /// Refuses integers that another reader might round, and names used twice in a map (the first one stays).
-fn settle(node: &mut Node, text: &str, path: &mut String, problems: &mut Problems) {
+fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
     let length = path.len();
     match &mut node.data {
-        Data::Number(number) if !is_exact(number, text.get(node.span.clone())) => {
+        Data::Number(number) if !is_exact(number) => {
             let message = "the integer is beyond 2^53 and would not survive every reader";
             problems.push(
                 Problem::new("inexact-integer", node.span.start, &*path, message)
@@ -168,7 +168,7 @@ fn settle(node: &mut Node, text: &str, path: &mut String, problems: &mut Problem
         Data::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
                 path.push_str(&format!("/{index}"));
-                settle(item, text, path, problems);
+                settle(item, path, problems);
                 path.truncate(length);
             }
         }
@@ -185,7 +185,7 @@ fn settle(node: &mut Node, text: &str, path: &mut String, problems: &mut Problem
                     twice.push(index);
                 } else {
                     firsts.insert(field.name.clone(), field.at);
-                    settle(&mut field.node, text, path, problems);
+                    settle(&mut field.node, path, problems);
                 }
                 path.truncate(length);
             }
@@ -199,17 +199,29 @@ fn settle(node: &mut Node, text: &str, path: &mut String, problems: &mut Problem
     }
 }
 
-/// Whether a number means the same to every reader. Only integers are in doubt; a number that its author
-/// wrote with a fraction or an exponent is a binary64 for all of them.
-fn is_exact(number: &Number, written: Option<&str>) -> bool {
+/// Whether every reader agrees on a number: integers up to 2^53, and whatever was written as a float.
+fn is_exact(number: &Number) -> bool {
     match (number.as_u64(), number.as_i64()) {
         (Some(n), _) => n <= INTEGER_MAX,
         (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
-        // Integers beyond 64 bits arrive as floats.
-        (None, None) => {
-            written.is_none_or(|text| !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'-' | b'+')))
-        }
+        (None, None) => true,
     }
+}
+
+/// The number written in decimal; `None` when it is not finite. An integer beyond 64 bits saturates, so that
+/// it is seen to be inexact instead of turning into a float.
+fn decimal(written: &str) -> Option<Number> {
+    let digits = written.trim_start_matches(['-', '+']);
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(match (written.starts_with('-'), digits.parse::<u64>()) {
+            (false, magnitude) => magnitude.unwrap_or(u64::MAX).into(),
+            (true, Ok(0)) => Number::from_f64(-0.0)?,
+            (true, magnitude) => {
+                magnitude.ok().and_then(|n| 0_i64.checked_sub_unsigned(n)).unwrap_or(i64::MIN).into()
+            }
+        });
+    }
+    written.parse().ok().and_then(Number::from_f64)
 }
 
 /// A name as a part of a JSON pointer.

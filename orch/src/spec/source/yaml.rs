@@ -1,172 +1,293 @@
-//! YAML text to tree, by `serde-saphyr`: YAML 1.2 scalars only, and a budget on everything that can grow.
+//! YAML text to tree. `granit-parser` yields events; they are folded with a stack of our own, so that depth
+//! costs heap and is bounded. Scalars mean what the core schema of YAML 1.2.2 (section 10.3.2) says.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Tag};
 use serde_json::Number;
-use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
-use serde_saphyr::{Location, Options, Spanned};
 
-use super::{Data, Field, LineIndex, Node, Offset};
+use super::{Data, Field, Node, Offset, decimal};
 use crate::spec::diagnostic::Problem;
 
-/// Nodes that aliases may add to a document; what stands in the text is bounded by its length.
-const ALIASED_NODES_MAX: usize = 100_000;
+/// Nodes that anchors and aliases may copy in a document.
+const COPIED_NODES_MAX: usize = 100_000;
 
 /// Reads `text`, nested `depth_max` levels at most.
 pub(super) fn read(text: &str, depth_max: usize) -> Result<Node, Problem> {
-    let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options(text.len(), depth_max))
-        .map_err(|error| problem(text, &error))?;
-    Ok(tree.into())
+    let options = granit_parser::options! {
+        emit_comments: false,
+        // One more than ours, so that ours is the one that speaks.
+        flow_nesting_limit: depth_max + 1,
+        block_nesting_limit: depth_max + 1,
+    };
+    let mut builder = Builder::new(depth_max);
+    for event in Parser::new_from_str_with_options(text, options) {
+        let (event, span) = event.map_err(|error| unreadable(&error))?;
+        builder.take(event, span.byte_range().unwrap_or_default())?;
+    }
+    Ok(builder.root.unwrap_or(Node { data: Data::Null, span: 0..0 }))
 }
 
-fn options(bytes: usize, depth_max: usize) -> Options {
-    // Every event takes a byte of the text or comes from an alias.
-    let nodes = bytes.saturating_mul(2).saturating_add(ALIASED_NODES_MAX);
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_depth: depth_max,
-            max_events: nodes,
-            max_nodes: nodes,
-            max_documents: 1,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: ALIASED_NODES_MAX,
-        },
-        // Our own check names both places and finds all of them.
-        duplicate_keys: DuplicateKeyPolicy::PassThrough,
-        merge_keys: MergeKeyPolicy::Error,
-        strict_booleans: true,
-        leading_zero_numbers_as_strings: true,
-        underscored_numbers_as_strings: true,
-        non_finite_float_policy: NonFiniteFloatPolicy::Reject,
-        reject_unsupported_tags: true,
-        with_snippet: false,
+fn unreadable(error: &ScanError) -> Problem {
+    let at = error.marker().byte_offset().unwrap_or(0);
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
+        return Problem::new("limit-exceeded", at, "", "the document is nested too deep").hint("flatten it");
+    }
+    Problem::new("syntax", at, "", format!("not valid YAML: {}", error.info()))
+}
+
+fn refused(at: Offset, message: impl Into<String>) -> Problem {
+    Problem::new("syntax", at, "", message)
+}
+
+/// Folds events into a tree.
+struct Builder {
+    depth_max: usize,
+    open: Vec<Open>,
+    anchors: BTreeMap<usize, Anchor>,
+    copied: usize,
+    root: Option<Node>,
+}
+
+/// A list or map whose end has not come yet.
+struct Open {
+    start: Offset,
+    anchor: usize,
+    content: Content,
+    size: Size,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map { fields: Vec<Field>, name: Option<(String, Offset)> },
+}
+
+struct Anchor {
+    node: Node,
+    size: Size,
+}
+
+/// How large a tree is.
+#[derive(Clone, Copy)]
+struct Size {
+    nodes: usize,
+    height: usize,
+}
+
+impl Size {
+    const LEAF: Self = Self { nodes: 1, height: 0 };
+
+    fn add_child(&mut self, child: Self) {
+        self.nodes += child.nodes;
+        self.height = self.height.max(child.height + 1);
     }
 }
 
-fn problem(text: &str, error: &serde_saphyr::Error) -> Problem {
-    use serde_saphyr::Error;
+impl Builder {
+    fn new(depth_max: usize) -> Self {
+        Self { depth_max, open: Vec::new(), anchors: BTreeMap::new(), copied: 0, root: None }
+    }
 
-    let at = error.location().map_or(0, |location| offset(text, location));
-    let plain = error.without_snippet();
-    let full = plain.to_string();
-    let reason = full.split(" at line ").next().unwrap_or(&full).trim_end_matches('.');
-    let problem = |code, message: String| Problem::new(code, at, "", message);
-    match plain {
-        Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
-            problem("limit-exceeded", format!("the document is too large or nested too deep: {reason}"))
-                .hint("split it into sub-DAGs, or use fewer aliases")
+    fn take(&mut self, event: Event<'_>, span: Range<Offset>) -> Result<(), Problem> {
+        match event {
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err(refused(span.start, "a second document begins here")
+                    .hint("keep one document in a text; `---` starts another one"))
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                if self.awaits_name() {
+                    return self.name(&text, style, span.start);
+                }
+                let data = scalar(text, style, tag.as_deref(), span.start)?;
+                self.put(Node { data, span }, anchor, Size::LEAF)
+            }
+            Event::Alias(anchor) => self.alias(anchor, span),
+            Event::SequenceStart(_, anchor, tag) => {
+                self.begin(Content::List(Vec::new()), anchor, tag.as_deref(), "seq", span.start)
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                let content = Content::Map { fields: Vec::new(), name: None };
+                self.begin(content, anchor, tag.as_deref(), "map", span.start)
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(open) => self.end(open, span.end),
+                None => Ok(()),
+            },
+            _ => Ok(()),
         }
-        Error::NonFiniteFloat { value, .. } => problem("not-finite", format!("`{value}` is no JSON number"))
-            .hint("write it in quotes if it is meant as a string"),
-        Error::MergeKeyNotAllowed { .. } => {
-            problem("merge-key", "merge keys (`<<`) are not part of YAML 1.2".to_owned())
-                .hint("write the fields out, or use an alias for a whole value")
+    }
+
+    /// Whether the next node is the name of a field.
+    fn awaits_name(&self) -> bool {
+        matches!(self.open.last(), Some(Open { content: Content::Map { name: None, .. }, .. }))
+    }
+
+    fn name(&mut self, text: &str, style: ScalarStyle, at: Offset) -> Result<(), Problem> {
+        if style == ScalarStyle::Plain && text == "<<" {
+            return Err(Problem::new("merge-key", at, "", "merge keys (`<<`) are not part of YAML 1.2")
+                .hint("write the fields out, or use an alias for a whole value"));
         }
-        _ => problem("syntax", format!("not valid YAML: {reason}")),
+        // The parser spells an absent name `~`.
+        if style == ScalarStyle::Plain && matches!(text, "" | "~") {
+            return Err(refused(at, "the name of the field is missing"));
+        }
+        if let Some(Open { content: Content::Map { name, .. }, .. }) = self.open.last_mut() {
+            *name = Some((text.to_owned(), at));
+        }
+        Ok(())
+    }
+
+    fn begin(
+        &mut self,
+        content: Content,
+        anchor: usize,
+        tag: Option<&Tag>,
+        kind: &str,
+        start: Offset,
+    ) -> Result<(), Problem> {
+        if self.awaits_name() {
+            return Err(refused(start, "the name of a field is a string"));
+        }
+        if tag.is_some_and(|tag| tag.core_suffix() != Some(kind)) {
+            return Err(refused(start, "tags of our own have no meaning here").hint("remove the tag"));
+        }
+        self.check_depth(1, start)?;
+        self.open.push(Open { start, anchor, content, size: Size { nodes: 1, height: 1 } });
+        Ok(())
+    }
+
+    fn end(&mut self, open: Open, end: Offset) -> Result<(), Problem> {
+        let data = match open.content {
+            Content::List(items) => Data::List(items),
+            Content::Map { fields, .. } => Data::Map(fields),
+        };
+        self.put(Node { data, span: open.start..end.max(open.start) }, open.anchor, open.size)
+    }
+
+    /// Puts a finished node where it belongs.
+    fn put(&mut self, node: Node, anchor: usize, size: Size) -> Result<(), Problem> {
+        if anchor != 0 {
+            self.charge(size.nodes, node.at())?;
+            self.anchors.insert(anchor, Anchor { node: node.clone(), size });
+        }
+        let Some(parent) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        parent.size.add_child(size);
+        match &mut parent.content {
+            Content::List(items) => items.push(node),
+            Content::Map { fields, name } => {
+                if let Some((name, at)) = name.take() {
+                    fields.push(Field { name, at, node });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn alias(&mut self, anchor: usize, span: Range<Offset>) -> Result<(), Problem> {
+        if self.awaits_name() {
+            return Err(refused(span.start, "the name of a field is a string, not an alias"));
+        }
+        let Some(Anchor { node, size }) = self.anchors.get(&anchor) else {
+            return Err(refused(span.start, "an alias stands within what it names"));
+        };
+        let (data, size) = (node.data.clone(), *size);
+        self.charge(size.nodes, span.start)?;
+        self.check_depth(size.height, span.start)?;
+        self.put(Node { data, span }, 0, size)
+    }
+
+    /// Bounds what anchors and aliases copy: ten lines can otherwise stand for a billion nodes.
+    fn charge(&mut self, nodes: usize, at: Offset) -> Result<(), Problem> {
+        self.copied = self.copied.saturating_add(nodes);
+        if self.copied <= COPIED_NODES_MAX {
+            return Ok(());
+        }
+        let message = format!("anchors and aliases stand for more than {COPIED_NODES_MAX} values");
+        Err(Problem::new("limit-exceeded", at, "", message).hint("use fewer aliases"))
+    }
+
+    fn check_depth(&self, more: usize, at: Offset) -> Result<(), Problem> {
+        if self.open.len() + more <= self.depth_max {
+            return Ok(());
+        }
+        let message = format!("the document is nested deeper than {} levels", self.depth_max);
+        Err(Problem::new("limit-exceeded", at, "", message).hint("flatten it"))
     }
 }
 
-fn offset(text: &str, location: Location) -> Offset {
-    location.span().byte_offset().and_then(|at| usize::try_from(at).ok()).unwrap_or_else(|| {
-        let line = usize::try_from(location.line()).unwrap_or(usize::MAX);
-        LineIndex::new(text).offset(line, usize::try_from(location.column()).unwrap_or(usize::MAX))
+/// What a scalar means.
+fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Offset) -> Result<Data, Problem> {
+    let Some(tag) = tag else {
+        return if style == ScalarStyle::Plain { plain(text, at) } else { Ok(Data::Text(text.into_owned())) };
+    };
+    let wanted = tag.core_suffix();
+    if wanted == Some("str") || tag.to_string() == "!" {
+        return Ok(Data::Text(text.into_owned()));
+    }
+    let data = plain(text, at)?;
+    match (wanted, &data) {
+        (Some("null"), Data::Null)
+        | (Some("bool"), Data::Bool(_))
+        | (Some("int" | "float"), Data::Number(_)) => Ok(data),
+        (Some(_), _) => Err(refused(at, "the value is not what its tag says").hint("remove the tag")),
+        (None, _) => Err(refused(at, "tags of our own have no meaning here").hint("remove the tag")),
+    }
+}
+
+/// A scalar without quotes, by the core schema.
+fn plain(text: Cow<'_, str>, at: Offset) -> Result<Data, Problem> {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    Ok(match &*text {
+        "" | "~" | "null" | "Null" | "NULL" => Data::Null,
+        "true" | "True" | "TRUE" => Data::Bool(true),
+        "false" | "False" | "FALSE" => Data::Bool(false),
+        ".nan" | ".NaN" | ".NAN" => return Err(not_finite(&text, at)),
+        _ if matches!(unsigned, ".inf" | ".Inf" | ".INF") => return Err(not_finite(&text, at)),
+        _ if is_number(unsigned) => {
+            let mut digits = unsigned.bytes();
+            if digits.next() == Some(b'0') && digits.next().is_some_and(|digit| digit.is_ascii_digit()) {
+                let message = format!("`{text}` begins with 0, which some readers take for octal");
+                return Err(Problem::new("ambiguous-number", at, "", message).hint(
+                    "write it in quotes if it is a string, as `0o…` if it is octal, else without the 0",
+                ));
+            }
+            Data::Number(decimal(&text).ok_or_else(|| not_finite(&text, at))?)
+        }
+        _ => match radix(&text) {
+            Some(number) => Data::Number(number),
+            None => Data::Text(text.into_owned()),
+        },
     })
 }
 
-/// [`Data`] as the deserialiser hands it over.
-enum Tree {
-    Leaf(Data),
-    List(Vec<Spanned<Self>>),
-    Map(Vec<(Spanned<String>, Spanned<Self>)>),
+fn not_finite(text: &str, at: Offset) -> Problem {
+    Problem::new("not-finite", at, "", format!("`{text}` is no JSON number"))
+        .hint("write it in quotes if it is meant as a string")
 }
 
-impl From<Spanned<Tree>> for Node {
-    fn from(tree: Spanned<Tree>) -> Self {
-        let span = span(tree.referenced);
-        let data = match tree.value {
-            Tree::Leaf(data) => data,
-            Tree::List(items) => Data::List(items.into_iter().map(Self::from).collect()),
-            Tree::Map(entries) => Data::Map(
-                entries
-                    .into_iter()
-                    .map(|(name, value)| Field {
-                        at: span_start(name.referenced),
-                        name: name.value,
-                        node: value.into(),
-                    })
-                    .collect(),
-            ),
-        };
-        Self { data, span }
-    }
+/// `(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
+        None => (text, None),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    !(whole.is_empty() && fraction.is_empty())
+        && digits(whole)
+        && digits(fraction)
+        && exponent.is_none_or(|exponent| !exponent.is_empty() && digits(exponent))
 }
 
-fn span(location: Location) -> std::ops::Range<Offset> {
-    let start = span_start(location);
-    let length = location.span().byte_len().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    start..start + length
-}
-
-fn span_start(location: Location) -> Offset {
-    location.span().byte_offset().and_then(|at| usize::try_from(at).ok()).unwrap_or(0)
-}
-
-impl<'de> Deserialize<'de> for Tree {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor)
-    }
-}
-
-struct TreeVisitor;
-
-impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Tree;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Tree, E> {
-        Ok(Tree::Leaf(Data::Null))
-    }
-
-    fn visit_bool<E>(self, flag: bool) -> Result<Tree, E> {
-        Ok(Tree::Leaf(Data::Bool(flag)))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Tree, E> {
-        Ok(Tree::Leaf(Data::Number(number.into())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Tree, E> {
-        Ok(Tree::Leaf(Data::Number(number.into())))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Tree, E> {
-        let number = Number::from_f64(number).ok_or_else(|| E::custom("the number is not finite"))?;
-        Ok(Tree::Leaf(Data::Number(number)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Tree, E> {
-        Ok(Tree::Leaf(Data::Text(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(Tree::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Tree::Map(entries))
-    }
+/// `0o[0-7]+` and `0x[0-9a-fA-F]+`; beyond 64 bits it saturates, as [`decimal`] does.
+fn radix(text: &str) -> Option<Number> {
+    let (digits, radix) =
+        text.strip_prefix("0o").map(|d| (d, 8)).or_else(|| text.strip_prefix("0x").map(|d| (d, 16)))?;
+    let all = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    all.then(|| u64::from_str_radix(digits, radix).unwrap_or(u64::MAX).into())
 }
