@@ -122,6 +122,11 @@ impl Problems {
         }
     }
 
+    /// Whether further problems are only counted: then a costly hint is not worth finding.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() >= PROBLEMS_MAX
+    }
+
     /// Whether nothing is wrong so far.
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()

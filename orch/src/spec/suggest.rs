@@ -12,7 +12,9 @@ pub(super) fn closest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c s
     let allowed = (text.chars().count() / 3).max(1);
     candidates
         .into_iter()
-        .filter(|candidate| candidate.len().abs_diff(text.len()) <= allowed * 4 && candidate.len() <= LENGTH_MAX)
+        .filter(|candidate| {
+            candidate.len().abs_diff(text.len()) <= allowed * 4 && candidate.len() <= LENGTH_MAX
+        })
         .map(|candidate| (distance(text, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
