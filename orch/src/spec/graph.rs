@@ -1,5 +1,6 @@
 //! The needs of all steps as a graph: names, cycles and reachability. Nothing recurses.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use petgraph::algo::kosaraju_scc;
@@ -14,11 +15,15 @@ use crate::id::StepId;
 /// The most steps of a cycle that a message spells out.
 const CYCLE_SHOWN_MAX: usize = 64;
 
+/// The most names that an unknown one is compared with.
+const NAMES_COMPARED_MAX: usize = 2_000;
+
 /// The steps in lexical order of their names, each with what it needs.
 #[derive(Debug)]
 pub(super) struct Graph<'d> {
     steps: BTreeMap<&'d str, usize>,
     names: Vec<&'d str>,
+    /// What each step needs, in lexical order.
     links: Vec<Vec<Link>>,
 }
 
@@ -70,6 +75,7 @@ impl<'d> Graph<'d> {
         let mut graph = Self { steps, links: names.iter().map(|_| Vec::new()).collect(), names };
         graph.link_needs(draft, problems);
         graph.link_edges(draft, problems);
+        graph.links.iter_mut().for_each(|links| links.sort_by_key(|link| (link.to, link.at)));
         graph
     }
 
@@ -137,7 +143,7 @@ impl<'d> Graph<'d> {
         if problems.is_full() {
             return problem;
         }
-        match did_you_mean(name, self.names.iter().copied()) {
+        match did_you_mean(name, self.names.iter().copied().take(NAMES_COMPARED_MAX)) {
             Some(hint) => problem.hint(hint),
             None => problem,
         }
@@ -167,13 +173,12 @@ impl<'d> Graph<'d> {
 
     /// Whether one step names another among its needs.
     pub(super) fn is_need(&self, step: usize, need: usize) -> bool {
-        self.links[step].iter().any(|link| link.to == need)
+        self.links[step].binary_search_by_key(&need, |link| link.to).is_ok()
     }
 
     /// What a step needs, in lexical order, each once.
     pub(super) fn needs(&self, step: usize) -> Vec<&'d str> {
         let mut needs: Vec<&str> = self.links[step].iter().map(|link| self.names[link.to]).collect();
-        needs.sort_unstable();
         needs.dedup();
         needs
     }
@@ -212,11 +217,10 @@ impl<'d> Graph<'d> {
         let mut came_from: BTreeMap<usize, usize> = BTreeMap::new();
         let mut queue = VecDeque::from([start]);
         while let Some(step) = queue.pop_front() {
-            let mut next: Vec<usize> = self.links[step].iter().map(|link| link.to).collect();
-            next.sort_unstable();
-            for to in next.into_iter().filter(|to| knot_of[*to] == knot_of[start]) {
-                if !came_from.contains_key(&to) {
-                    came_from.insert(to, step);
+            let next = self.links[step].iter().map(|link| link.to);
+            for to in next.filter(|to| knot_of[*to] == knot_of[start]) {
+                if let Entry::Vacant(unseen) = came_from.entry(to) {
+                    unseen.insert(step);
                     queue.push_back(to);
                 }
             }

@@ -195,6 +195,13 @@ mod tests {
 
     #[test]
     fn a_schema_that_refers_to_itself_ends() {
+        for schema in [
+            json!({"$ref": "#"}),
+            json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
+            json!({"allOf": [{"$ref": "#"}]}),
+        ] {
+            let _ = InputSchema::compile(&schema).map(|schema| schema.validate(&json!({})));
+        }
         let schema = json!({"$defs": {"tree": {"properties": {"kids": {"items": {"$ref": "#/$defs/tree"}}}}},
             "$ref": "#/$defs/tree"});
         let schema = InputSchema::compile(&schema).unwrap();

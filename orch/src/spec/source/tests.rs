@@ -97,6 +97,13 @@ fn yaml_that_json_cannot_say_is_refused() {
 }
 
 #[test]
+fn byte_order_marks_and_windows_line_ends_change_nothing() {
+    let text = "\u{feff}a: 1\r\nb:\r\n  - 9007199254740993\r\n";
+    assert_eq!(problems(text), [("inexact-integer", 3, 5)]);
+    assert_eq!(problems("\u{feff}{\"a\": 9007199254740993}"), [("inexact-integer", 1, 7)]);
+}
+
+#[test]
 fn a_yaml_syntax_error_says_where() {
     assert_eq!(problems("a: 1\nb: [1, }\n")[0].1, 2);
 }
