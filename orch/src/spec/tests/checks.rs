@@ -1,5 +1,7 @@
 //! Documents of the right shape that make no sense.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn steps(list: &[(&str, &str)]) -> String {
@@ -179,4 +181,49 @@ fn references_across_a_long_chain_are_followed() {
         })
         .collect();
     assert_eq!(read(&dag(&text)).unwrap().steps.len(), count);
+}
+
+/// The steps that can be reached over one need or more.
+fn reachable(needs: &[Vec<usize>], from: usize) -> Vec<usize> {
+    let mut seen = Vec::new();
+    let mut todo = needs[from].clone();
+    while let Some(step) = todo.pop() {
+        if !seen.contains(&step) {
+            seen.push(step);
+            todo.extend(&needs[step]);
+        }
+    }
+    seen
+}
+
+proptest! {
+    #[test]
+    fn cycles_and_references_are_judged_as_by_walking_the_graph(
+        drawn in prop::collection::vec((prop::collection::btree_set(0_usize..7, 0..3), 0_usize..7), 7),
+    ) {
+        let mut needs: Vec<Vec<usize>> = drawn.iter().map(|(needs, _)| needs.iter().copied().collect()).collect();
+        needs.iter_mut().enumerate().for_each(|(step, needs)| needs.retain(|need| *need != step));
+        let text: Vec<(String, String)> = drawn.iter().enumerate().map(|(step, (_, target))| {
+            let names: Vec<String> = needs[step].iter().map(|need| format!("s{need}")).collect();
+            (format!("s{step}"), format!("needs: [{}], when: 'steps.s{target}'", names.join(", ")))
+        }).collect();
+        let text: Vec<(&str, &str)> = text.iter().map(|(id, more)| (id.as_str(), more.as_str())).collect();
+        let problems = read(&steps(&text)).map_or_else(|report| report.problems, |_| Vec::new());
+
+        let tied = (0..7).filter(|step| reachable(&needs, *step).contains(step)).count();
+        let cycles: Vec<&Diagnostic> = problems.iter().filter(|problem| problem.code == "cycle").collect();
+        prop_assert_eq!(tied > 0, !cycles.is_empty());
+        for cycle in cycles {
+            let path = cycle.message.rsplit(": ").next().unwrap();
+            let path: Vec<usize> = path.split(" -> ").map(|name| name[1..].parse().unwrap()).collect();
+            prop_assert!(path.windows(2).all(|pair| needs[pair[0]].contains(&pair[1])), "{}", cycle.message);
+            prop_assert_eq!((path.first(), path.first()), (path.last(), path.iter().min()));
+        }
+        if tied == 0 {
+            let blind = |step: &usize| !reachable(&needs, *step).contains(&drawn[*step].1);
+            let expected: Vec<String> = (0..7).filter(blind).map(|step| format!("/steps/{step}/when")).collect();
+            let found: Vec<String> = problems.into_iter().map(|problem| problem.path).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
 }
