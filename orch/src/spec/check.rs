@@ -63,10 +63,9 @@ fn check_inputs(root: &Node, problems: &mut Problems) {
 
 /// Fields that exclude or require each other.
 fn check_combinations(draft: &StepDraft<'_>, step: &Step, problems: &mut Problems) {
-    let field = |name: &str| draft.node.field(name).map_or(draft.node.at(), Node::at);
     let mut report = |name: &str, message: String, hint: &str| {
         let path = format!("/steps/{}/{name}", draft.index);
-        let at = field(name.split('/').next().unwrap_or(name));
+        let at = draft.node.field(name).unwrap_or(draft.node).at();
         problems.push(Problem::new("not-applicable", at, path, message).hint(hint));
     };
     let uses = &step.uses;
