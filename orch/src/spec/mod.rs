@@ -1,8 +1,27 @@
 //! The author's document: its types, reading it, checking it.
 
+mod check;
+mod diagnostic;
+mod fields;
+mod graph;
+mod inputs;
 mod model;
+mod parse;
+mod read;
+mod schema;
+mod source;
+mod suggest;
+mod template;
 
+pub use check::ExpressionCheck;
+pub use diagnostic::{Diagnostic, Diagnostics, PROBLEMS_MAX};
+pub use inputs::{InputProblem, InputSchema};
 pub use model::{
     ApiVersion, Concurrency, Dag, Edge, ForEach, Items, Kind, Network, OnExhausted, OnLost, ResourceLimits,
     Retry, Step, Uses,
 };
+pub use parse::parse;
+pub use schema::json_schema;
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,7 @@ pub struct Dag {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     /// The steps, in any order.
+    #[schemars(length(min = 1))]
     pub steps: Vec<Step>,
     /// Another way to write `needs`: `to` needs `from`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +114,7 @@ pub struct Step {
     pub network: Option<Network>,
     /// Names of secrets handed to the step; their values appear in no log, error or ledger entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(regex(pattern = "^[A-Z][A-Z0-9_]{0,127}$")))]
     pub secrets: Vec<String>,
     /// Whether an earlier success with the same step and input may be reused within the tenant.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -208,6 +210,7 @@ pub enum OnLost {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Concurrency {
     /// The name of the slot; may hold `${{ }}` expressions.
+    #[schemars(length(min = 1))]
     pub key: String,
     /// How many holders it has room for.
     #[schemars(range(min = 1))]
@@ -224,15 +227,18 @@ pub struct ResourceLimits {
     pub cpu: Option<f64>,
     /// Bytes of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub memory: Option<u64>,
     /// Processes and threads at once.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub processes: Option<u32>,
     /// Wall-clock time of one attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall: Option<Span>,
     /// Bytes of output, standard output and standard error each.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub output: Option<u64>,
 }
 
@@ -241,6 +247,7 @@ pub struct ResourceLimits {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Network {
     /// Endpoints written `host:port`.
+    #[schemars(inner(regex(pattern = "^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]*[1-9][0-9]*$")))]
     pub allow: Vec<String>,
 }
 
