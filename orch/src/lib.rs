@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod digest;
+pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod expr;

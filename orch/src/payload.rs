@@ -146,7 +146,10 @@ fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
             let exact = match (number.as_u64(), number.as_i64()) {
                 (Some(n), _) => n <= INTEGER_MAX,
                 (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
-                (None, None) => true,
+                // Canonical text spells whole floats below 10^21 without an exponent: as integers.
+                (None, None) => number
+                    .as_f64()
+                    .is_none_or(|n| n.fract() != 0.0 || n.abs() <= INTEGER_MAX as f64 || n.abs() >= 1e21),
             };
             if !exact {
                 return Err(Error::invalid(
@@ -267,6 +270,9 @@ mod tests {
         let error = Payload::parse("{\"a\":[0,9007199254740993]}").unwrap_err().to_string();
         assert!(error.contains("at=`/a/1`"), "{error}");
         assert!(Payload::parse("-9007199254740993").is_err());
+        assert!(Payload::parse("1e17").is_err(), "its canonical text would be an integer beyond 2^53");
+        let huge = Payload::parse("1e300").unwrap();
+        assert_eq!(Payload::parse(huge.as_str()).unwrap(), huge);
     }
 
     #[test]

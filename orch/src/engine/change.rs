@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::id::{RunKey, StepKey, WorkerId};
-use crate::ledger::{AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
+use crate::executor::Outcome;
+use crate::ledger::{ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::lock::Slot;
 use crate::payload::Payload;
@@ -37,7 +38,7 @@ pub(super) enum Change {
     Operate { operation: Operation, reason: Option<String> },
     Start { step: StepKey, attempt: u32, cleared: Cleared, permit: Permit },
     Reuse { step: StepKey, attempt: u32, output: Payload, from: ReusedFrom },
-    Finish { finish: Finish, permit: Option<Permit> },
+    Finish { end: Box<AttemptEnd>, permit: Option<Permit> },
     Progress { notes: Vec<ProgressNote> },
     /// The worker gives an attempt back because it shuts down.
     Release { step: StepKey, attempt: u32 },
@@ -51,6 +52,17 @@ pub(super) struct Create {
     pub(super) plan: SharedPlan,
     /// Outputs taken over from another run, for steps that are not to run again.
     pub(super) reused: Vec<(StepKey, Payload, ReusedFrom)>,
+}
+
+/// How an attempt ended, and whose it was.
+#[derive(Clone, Debug)]
+pub(super) struct AttemptEnd {
+    pub(super) step: StepKey,
+    pub(super) attempt: u32,
+    /// Nobody for a sub-DAG.
+    pub(super) worker: Option<WorkerId>,
+    pub(super) outcome: Outcome,
+    pub(super) logs: Option<ArtifactRef>,
 }
 
 /// What has been seen to before a start.
@@ -129,8 +141,10 @@ pub(super) fn evaluate(
             }
             Ok((attempt::reuse(state, at, output.clone(), from.clone())?, Answer::Done))
         }
-        Change::Finish { finish, .. } => {
-            Ok((vec![attempt::finish(state, finish.clone(), now, limits)?], Answer::Done))
+        Change::Finish { end, .. } => {
+            let AttemptEnd { step, attempt, worker, outcome, logs } = (**end).clone();
+            let finish = Finish { at: at(&step)?, attempt, worker, outcome, logs };
+            Ok((vec![attempt::finish(state, finish, now, limits)?], Answer::Done))
         }
         Change::Progress { notes } => Ok(progress(state, notes, worker, now)),
         Change::Release { step, attempt } => {

@@ -12,7 +12,7 @@ use super::core::{Core, closed};
 use crate::error::{Error, Result};
 use crate::id::RunKey;
 use crate::ledger::{Entry, Head, RunStatus, Stream, read_chain};
-use crate::store::EntriesRequest;
+use crate::store::{EntriesRequest, RunRow};
 
 /// How often a follower reads again without having been told to, for what other processes append.
 const POLL: Duration = Duration::from_secs(1);
@@ -140,4 +140,26 @@ impl Drop for RunEvents {
     fn drop(&mut self) {
         self.core.watchers.leave(&self.key, &self.notify);
     }
+}
+
+/// The row of a run once it has ended.
+pub(super) async fn until_ended(core: &Arc<Core>, key: &RunKey) -> Result<RunRow> {
+    let notify = core.watchers.watch(key);
+    let row = loop {
+        let mut told = std::pin::pin!(notify.notified());
+        told.as_mut().enable();
+        match core.store.run(key).await {
+            Ok(Some(row)) if row.status.is_terminal() => break Ok(row),
+            Ok(Some(_)) => {}
+            Ok(None) => break Err(Error::not_found("no such run").with("run", key.run)),
+            Err(error) => break Err(error),
+        }
+        tokio::select! {
+            () = told => {}
+            () = tokio::time::sleep(POLL) => {}
+            () = core.closed.cancelled() => break Err(closed()),
+        }
+    };
+    core.watchers.leave(key, &notify);
+    row
 }

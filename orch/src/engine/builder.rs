@@ -1,0 +1,194 @@
+//! Building an orchestrator: settings are data, everything else is a component.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::change::Worker;
+use super::commit::Committer;
+use super::core::{Core, SecretSource};
+use super::handle::Orchestrator;
+use super::settings::Settings;
+use super::{submit, sweep, work};
+use crate::artifact::Artifacts;
+use crate::error::{Error, Result};
+use crate::executor::{Executors, Secret, StepContext, TaskResult};
+use crate::id::{TenantId, WorkerId};
+use crate::lock::{Lock, MemoryLock};
+use crate::queue::{MemoryQueue, Queue};
+use crate::store::{MemoryStore, Store};
+use crate::time::{Clock, SystemClock};
+
+/// Requests that may wait for the committer; beyond that, callers wait.
+const INBOX: usize = 16_384;
+
+/// Collects the components of an [`Orchestrator`]. What is not given is in memory.
+pub struct OrchestratorBuilder {
+    store: Option<Arc<dyn Store>>,
+    queue: Option<Arc<dyn Queue>>,
+    lock: Option<Arc<dyn Lock>>,
+    executors: Executors,
+    artifacts: Option<Artifacts>,
+    secrets: SecretSource,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    label: Option<String>,
+}
+
+impl std::fmt::Debug for OrchestratorBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OrchestratorBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Default for OrchestratorBuilder {
+    fn default() -> Self {
+        Self {
+            store: None,
+            queue: None,
+            lock: None,
+            executors: Executors::new(),
+            artifacts: None,
+            secrets: Arc::new(|_, _| None),
+            clock: Arc::new(SystemClock),
+            settings: Settings::default(),
+            label: None,
+        }
+    }
+}
+
+impl OrchestratorBuilder {
+    /// Where the ledger lives. Without one: in memory, gone with the process.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Where hints wait. Without one: in memory, made again from the ledger at every start.
+    #[must_use]
+    pub fn queue(mut self, queue: Arc<dyn Queue>) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// Where slots and tokens are counted. Without one: in memory, so limits hold within this process only.
+    #[must_use]
+    pub fn lock(mut self, lock: Arc<dyn Lock>) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
+    /// What runs steps.
+    #[must_use]
+    pub fn executors(mut self, executors: Executors) -> Self {
+        self.executors = executors;
+        self
+    }
+
+    /// Registers an async function for steps that use `fn/NAME`; see [`Executors::task`].
+    #[must_use]
+    pub fn task<T, F, Fut>(mut self, name: &str, function: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(StepContext, T) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: TaskResult,
+    {
+        self.executors = self.executors.task(name, function);
+        self
+    }
+
+    /// Where artifacts and logs go. Without one: in memory.
+    #[must_use]
+    pub fn artifacts(mut self, artifacts: Artifacts) -> Self {
+        self.artifacts = Some(artifacts);
+        self
+    }
+
+    /// Where the values of declared secrets come from. Without one: there are none.
+    #[must_use]
+    pub fn secrets(mut self, source: impl Fn(&TenantId, &str) -> Option<Secret> + Send + Sync + 'static) -> Self {
+        self.secrets = Arc::new(source);
+        self
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// How it behaves.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// A name for people in the worker's id, such as the host's.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Starts the engine on the current tokio runtime.
+    ///
+    /// # Errors
+    /// `Invalid` for settings out of range or executors that cannot be registered.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Result<Orchestrator> {
+        self.settings.check()?;
+        self.executors.check()?;
+        let label = self.label.unwrap_or_else(|| "worker".to_owned());
+        if label.is_empty() || label.len() > 64 || label.chars().any(char::is_control) {
+            return Err(Error::invalid("a label holds 1 to 64 bytes and no control characters"));
+        }
+        // New at every start: a restarted process must not pass for the one that died.
+        let id = WorkerId::new(format!("{label}/{}", submit::draw_token()));
+        let (inbox, requests) = mpsc::channel(INBOX);
+        let rebuild = self.queue.is_none();
+        let core = Arc::new(Core {
+            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::default())),
+            queue: self.queue.unwrap_or_else(|| Arc::new(MemoryQueue::default())),
+            lock: self.lock.unwrap_or_else(|| Arc::new(MemoryLock::default())),
+            executors: self.executors,
+            artifacts: self.artifacts.unwrap_or_else(Artifacts::memory),
+            secrets: self.secrets,
+            clock: self.clock,
+            actor: id.as_str().into(),
+            worker: Worker { id, lease: self.settings.lease },
+            inbox,
+            places: Arc::new(Semaphore::new(self.settings.slots)),
+            backlog: AtomicBool::new(true),
+            active: Default::default(),
+            plans: Default::default(),
+            watchers: Default::default(),
+            alarm: Default::default(),
+            audit: Default::default(),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            settings: self.settings,
+        });
+        let roles = core.settings.roles;
+        core.tasks.spawn(Committer::new(Arc::clone(&core), requests).run());
+        if roles.schedule {
+            core.tasks.spawn(sweep::sweep_loop(Arc::clone(&core), rebuild));
+        }
+        if roles.work {
+            core.tasks.spawn(work::claim_loop(Arc::clone(&core)));
+            core.tasks.spawn(work::renew_loop(Arc::clone(&core)));
+        }
+        Ok(Orchestrator { core })
+    }
+}

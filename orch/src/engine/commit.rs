@@ -1,0 +1,387 @@
+//! The committer: the one task through which every change of a run becomes an append.
+//!
+//! Requests that arrive while an append is under way are merged: one append per run, one call of the store for all
+//! runs. Nothing is answered, started or announced before its append is durable. A lost race drops the state, reads
+//! it again and asks the rules again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+
+use super::change::{Answer, Change, Request};
+use super::core::Core;
+use super::prepare::{Prepared, prepare};
+use super::{effects, load};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::RunKey;
+use crate::planner::RunState;
+use crate::queue::Item;
+
+/// Requests taken in at once.
+const INTAKE: usize = 4_096;
+/// Runs in one call of the store.
+const BATCH: usize = 2_048;
+/// Calls of the store under way at once: while one is durable, the next is filled.
+const APPENDS: usize = 2;
+/// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
+const TRIES: u32 = 8;
+
+/// A run as the committer knows it.
+#[derive(Debug, Default)]
+struct Slot {
+    residency: Residency,
+    pending: Vec<Request>,
+    /// Whether it stands in the queue of runs to be looked after.
+    listed: bool,
+    /// When it was last touched, by the committer's own count.
+    touched: u64,
+}
+
+#[derive(Debug, Default)]
+enum Residency {
+    /// Never read, or dropped.
+    #[default]
+    Unknown,
+    /// Read and not there, as far as is known.
+    Missing,
+    Here(Box<RunState>),
+    /// With a future that reads or appends.
+    Away,
+}
+
+enum Done {
+    Loaded(Vec<(RunKey, Result<Option<RunState>>)>),
+    Landed(Vec<(Prepared, Result<()>)>),
+    Rested(RunKey),
+}
+
+pub(super) struct Committer {
+    core: Arc<Core>,
+    inbox: mpsc::Receiver<Request>,
+    runs: HashMap<RunKey, Slot>,
+    listed: VecDeque<RunKey>,
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    appends: usize,
+    clock: u64,
+}
+
+impl Committer {
+    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Request>) -> Self {
+        let (runs, listed, under_way) = Default::default();
+        Self { core, inbox, runs, listed, under_way, appends: 0, clock: 0 }
+    }
+
+    /// Runs until the engine is closed and everything asked for has been answered.
+    pub(super) async fn run(mut self) {
+        let mut intake = Vec::with_capacity(INTAKE);
+        let core = Arc::clone(&self.core);
+        let mut open = true;
+        while open || !self.under_way.is_empty() || !self.listed.is_empty() {
+            tokio::select! {
+                biased;
+                Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.done(done),
+                taken = self.inbox.recv_many(&mut intake, INTAKE), if open => open = taken > 0,
+                () = core.closed.cancelled(), if open => {
+                    self.inbox.close();
+                    while let Ok(request) = self.inbox.try_recv() {
+                        intake.push(request);
+                    }
+                    open = false;
+                }
+            }
+            for request in intake.drain(..) {
+                self.accept(request);
+            }
+            self.load();
+            self.append();
+        }
+    }
+
+    fn accept(&mut self, request: Request) {
+        self.clock += 1;
+        let slot = self.runs.entry(request.key.clone()).or_default();
+        slot.touched = self.clock;
+        if matches!(request.change, Change::Create(_)) && matches!(slot.residency, Residency::Unknown) {
+            // Most runs are new: the append says so if this one is not.
+            slot.residency = Residency::Missing;
+        }
+        if !std::mem::replace(&mut slot.listed, true) {
+            self.listed.push_back(request.key.clone());
+        }
+        slot.pending.push(request);
+    }
+
+    fn list(&mut self, key: RunKey) {
+        if let Some(slot) = self.runs.get_mut(&key)
+            && !slot.pending.is_empty()
+            && !std::mem::replace(&mut slot.listed, true)
+        {
+            self.listed.push_back(key);
+        }
+    }
+
+    /// Sends for the states that requests wait for.
+    fn load(&mut self) {
+        let mut keys = Vec::new();
+        for key in &self.listed {
+            if let Some(slot) = self.runs.get_mut(key)
+                && matches!(slot.residency, Residency::Unknown)
+            {
+                slot.residency = Residency::Away;
+                keys.push(key.clone());
+            }
+        }
+        for keys in keys.chunks(BATCH) {
+            let (core, keys) = (Arc::clone(&self.core), keys.to_vec());
+            self.under_way.push(Box::pin(async move { Done::Loaded(load::states(&core, keys).await) }));
+        }
+    }
+
+    /// Turns what is asked of the runs at hand into one call of the store.
+    fn append(&mut self) {
+        while self.appends < APPENDS {
+            let mut batch = Vec::new();
+            let mut later = VecDeque::new();
+            while let Some(key) = self.listed.pop_front() {
+                if batch.len() >= BATCH {
+                    later.push_back(key);
+                    continue;
+                }
+                match self.take(&key) {
+                    Take::Ready(state, requests) => batch.extend(self.settle_or_keep(&key, state, requests)),
+                    Take::Away => {
+                        // It is listed again when it comes back.
+                        if let Some(slot) = self.runs.get_mut(&key) {
+                            slot.listed = false;
+                        }
+                    }
+                }
+            }
+            self.listed = later;
+            if batch.is_empty() {
+                return;
+            }
+            self.appends += 1;
+            let core = Arc::clone(&self.core);
+            self.under_way.push(Box::pin(async move { Done::Landed(land(&core, batch).await) }));
+        }
+    }
+
+    fn take(&mut self, key: &RunKey) -> Take {
+        let Some(slot) = self.runs.get_mut(key) else { return Take::Away };
+        let state = match std::mem::replace(&mut slot.residency, Residency::Away) {
+            Residency::Here(state) => Some(state),
+            Residency::Missing => None,
+            away @ (Residency::Away | Residency::Unknown) => {
+                slot.residency = away;
+                return Take::Away;
+            }
+        };
+        slot.listed = false;
+        Take::Ready(state, std::mem::take(&mut slot.pending))
+    }
+
+    /// Asks the rules. What needs no append is answered at once and the state stays.
+    fn settle_or_keep(
+        &mut self,
+        key: &RunKey,
+        state: Option<Box<RunState>>,
+        requests: Vec<Request>,
+    ) -> Option<Prepared> {
+        let mut prepared = prepare(&self.core, key, state, requests);
+        if prepared.append.is_some() {
+            return Some(prepared);
+        }
+        if prepared.broken {
+            self.put_back(key, Residency::Unknown);
+        } else {
+            let state = prepared.state.take();
+            if !prepared.effects.is_empty() {
+                effects::run(&self.core, state.as_deref(), &mut prepared.effects);
+            }
+            self.keep(key, state);
+        }
+        prepared.answer();
+        None
+    }
+
+    fn put_back(&mut self, key: &RunKey, residency: Residency) {
+        if let Some(slot) = self.runs.get_mut(key) {
+            slot.residency = residency;
+        }
+        self.list(key.clone());
+    }
+
+    /// Keeps a state for the next request, unless the run has ended.
+    fn keep(&mut self, key: &RunKey, state: Option<Box<RunState>>) {
+        let residency = match state {
+            Some(state) if state.ended.is_none() => Residency::Here(state),
+            _ => Residency::Unknown,
+        };
+        let gone = matches!(residency, Residency::Unknown);
+        self.put_back(key, residency);
+        if gone && self.runs.get(key).is_some_and(|slot| slot.pending.is_empty()) {
+            self.runs.remove(key);
+        } else if self.runs.len() > self.core.settings.cached_runs {
+            self.evict();
+        }
+    }
+
+    /// Drops the states that were not touched for longest: a tenth at once, so that it costs little per run.
+    fn evict(&mut self) {
+        let idle = |slot: &Slot| slot.pending.is_empty() && !matches!(slot.residency, Residency::Away);
+        let mut ages: Vec<u64> = self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
+        let count = (self.core.settings.cached_runs / 10).clamp(1, ages.len().max(1));
+        if ages.len() < count {
+            return;
+        }
+        let (_, border, _) = ages.select_nth_unstable(count - 1);
+        let border = *border;
+        self.runs.retain(|_, slot| !(idle(slot) && slot.touched <= border));
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Loaded(loaded) => loaded.into_iter().for_each(|(key, state)| self.loaded(&key, state)),
+            Done::Landed(landed) => {
+                self.appends -= 1;
+                landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
+            }
+            Done::Rested(key) => self.put_back(&key, Residency::Unknown),
+        }
+    }
+
+    fn loaded(&mut self, key: &RunKey, state: Result<Option<RunState>>) {
+        match state {
+            Ok(Some(state)) => self.put_back(key, Residency::Here(Box::new(state))),
+            Ok(None) => self.put_back(key, Residency::Missing),
+            Err(error) => {
+                tracing::warn!(run = %key, %error, "a run cannot be read");
+                let requests = self.runs.get_mut(key).map(|slot| std::mem::take(&mut slot.pending));
+                self.again_or_refuse(key, requests.unwrap_or_default(), &error);
+            }
+        }
+    }
+
+    fn landed(&mut self, mut prepared: Prepared, outcome: Result<()>) {
+        let key = prepared.key.clone();
+        match outcome {
+            Ok(()) => {
+                let state = prepared.state.take();
+                effects::run(&self.core, state.as_deref(), &mut prepared.effects);
+                self.core.watchers.notify(&key);
+                self.keep(&key, state);
+                prepared.answer();
+            }
+            Err(error) => {
+                let requests = prepared.into_requests();
+                if error.kind() != ErrorKind::Conflict {
+                    tracing::warn!(run = %key, %error, kind = error.kind().as_str(), "an append failed");
+                }
+                self.again_or_refuse(&key, requests, &error);
+            }
+        }
+    }
+
+    /// Asks again what may succeed after reading again; tells the callers of the rest.
+    fn again_or_refuse(&mut self, key: &RunKey, requests: Vec<Request>, error: &Error) {
+        let mut again = Vec::new();
+        let mut tries = 0;
+        for mut request in requests {
+            request.tries += 1;
+            if error.is_retryable() && request.tries < TRIES && request.may_repeat(error.kind()) {
+                tries = tries.max(request.tries);
+                again.push(request);
+            } else if let Some(reply) = request.reply {
+                let _ = reply.send(Err(echo(error)));
+            }
+        }
+        let Some(slot) = self.runs.get_mut(key) else { return };
+        again.append(&mut slot.pending);
+        slot.pending = again;
+        if slot.pending.is_empty() {
+            self.runs.remove(key);
+            return;
+        }
+        slot.residency = Residency::Away;
+        // A lost race is tried again at once, an unreachable store after a while that doubles.
+        let rest = if error.kind() == ErrorKind::Conflict {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(20) * (1 << tries.min(6))
+        };
+        let key = key.clone();
+        self.under_way.push(Box::pin(async move {
+            tokio::time::sleep(rest).await;
+            Done::Rested(key)
+        }));
+    }
+}
+
+enum Take {
+    Ready(Option<Box<RunState>>, Vec<Request>),
+    Away,
+}
+
+impl Request {
+    /// Whether it may be asked again although it may have been granted already.
+    fn may_repeat(&self, kind: ErrorKind) -> bool {
+        use crate::planner::Operation;
+        let once = matches!(
+            &self.change,
+            Change::Operate { operation: Operation::Signal { .. } | Operation::Retry(_) | Operation::Decide { .. }, .. }
+        );
+        kind != ErrorKind::Indeterminate || !once
+    }
+}
+
+/// An error is told to everybody it concerns; its source stays with the log.
+fn echo(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind(), error.message().to_owned());
+    for (key, value) in error.context() {
+        copy = copy.with(key, value);
+    }
+    match error.operation() {
+        Some(operation) => copy.during(operation),
+        None => copy,
+    }
+}
+
+/// Appends, and hints at what became runnable. A lost hint is made again by the sweep.
+async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Result<()>)> {
+    let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
+    let outcomes = match core.store.append(&appends).await {
+        Ok(outcomes) => outcomes,
+        Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),
+    };
+    let mut landed: Vec<(Prepared, Result<()>)> = batch.into_iter().zip(outcomes).collect();
+    let hints: Vec<Item> = landed
+        .iter_mut()
+        .filter(|(_, outcome)| outcome.is_ok())
+        .flat_map(|(prepared, _)| std::mem::take(&mut prepared.effects.hints))
+        .collect();
+    effects::hint(core, &hints).await;
+    landed
+}
+
+impl Prepared {
+    /// Tells the callers.
+    fn answer(self) {
+        for (request, answer) in self.answers {
+            if let Some(reply) = request.reply {
+                // A caller that has gone away does not change what happened.
+                let _: std::result::Result<(), Result<Answer>> = reply.send(answer);
+            }
+        }
+    }
+
+    /// The requests, to be asked again.
+    fn into_requests(self) -> Vec<Request> {
+        self.answers.into_iter().map(|(request, _)| request).collect()
+    }
+}

@@ -1,0 +1,174 @@
+//! What follows once an append is durable: attempts are launched, sub-DAGs looked after, waiters told.
+
+use std::sync::Arc;
+
+use super::active::Stop;
+use super::change::Permit;
+use super::core::Core;
+use super::{sub_dag, work};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::id::{DagId, RunId, RunKey, StepKey};
+use crate::ledger::{ReusedFrom, StepSucceeded};
+use crate::limits::Limits;
+use crate::payload::Payload;
+use crate::planner::{RunState, StepRef, child_token};
+use crate::queue::Item;
+use crate::spec::{Step, Uses};
+use crate::time::Timestamp;
+
+/// What follows from an append.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    pub(super) launches: Vec<Launch>,
+    pub(super) hints: Vec<Item>,
+    /// Runs of sub-DAGs to be submitted, or looked after.
+    pub(super) sub_runs: Vec<SubRun>,
+    /// Runs of sub-DAGs that nobody waits for any more.
+    pub(super) orphans: Vec<RunId>,
+    /// Results that later runs may reuse.
+    pub(super) results: Vec<(Digest, StepSucceeded)>,
+    /// The run is winding down: what runs is to stop.
+    pub(super) stop: bool,
+    pub(super) wake_at: Option<Timestamp>,
+}
+
+impl Effects {
+    pub(super) fn is_empty(&self) -> bool {
+        self.launches.is_empty()
+            && self.hints.is_empty()
+            && self.sub_runs.is_empty()
+            && self.orphans.is_empty()
+            && self.results.is_empty()
+            && !self.stop
+    }
+}
+
+/// An attempt that has been started and is to be executed here.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) step: StepKey,
+    pub(super) attempt: u32,
+    /// The input, or why there is none.
+    pub(super) input: Result<Payload>,
+    pub(super) spec: Step,
+    pub(super) dag: DagId,
+    pub(super) run: RunKey,
+    pub(super) traceparent: Option<String>,
+    pub(super) deadline: Option<Timestamp>,
+    pub(super) lease_until: Timestamp,
+    pub(super) permit: Permit,
+}
+
+impl Launch {
+    pub(super) fn new(
+        state: &RunState,
+        at: StepRef,
+        step: StepKey,
+        permit: Permit,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let running = state.get(at);
+        Ok(Self {
+            step,
+            attempt: running.map_or(0, |step| step.attempt),
+            input: state.attempt_input(at, limits),
+            spec: state.spec(at).clone(),
+            dag: state.created.dag_id.clone(),
+            run: state.key.clone(),
+            traceparent: state.created.traceparent.clone(),
+            deadline: state.attempt_deadline(at),
+            lease_until: running.and_then(|step| step.lease_until).unwrap_or(Timestamp::MAX),
+            permit,
+        })
+    }
+}
+
+/// A step that a run of another DAG carries out.
+#[derive(Debug)]
+pub(super) struct SubRun {
+    pub(super) parent: RunKey,
+    pub(super) parent_depth: u32,
+    pub(super) step: StepKey,
+    pub(super) attempt: u32,
+    pub(super) child: RunId,
+    pub(super) token: String,
+    pub(super) uses: Uses,
+    pub(super) input: Result<Payload>,
+    pub(super) priority: i32,
+    pub(super) traceparent: Option<String>,
+    pub(super) sandbox: Option<String>,
+    /// The parent is winding down.
+    pub(super) cancel: bool,
+}
+
+impl SubRun {
+    pub(super) fn of(state: &RunState, at: StepRef, limits: &Limits) -> Option<Self> {
+        let step = state.get(at)?;
+        Some(Self {
+            parent: state.key.clone(),
+            parent_depth: state.created.parent.as_ref().map_or(0, |parent| parent.depth),
+            step: state.key_of(at),
+            attempt: step.attempt,
+            child: step.child_run?,
+            token: child_token(state, at, step.attempt),
+            uses: state.spec(at).uses.clone(),
+            input: state.attempt_input(at, limits),
+            priority: state.created.priority.saturating_add(state.spec(at).priority),
+            traceparent: state.created.traceparent.clone(),
+            sandbox: state.created.sandbox.clone(),
+            cancel: state.ending.is_some(),
+        })
+    }
+}
+
+/// Does what follows.
+pub(super) fn run(core: &Arc<Core>, state: Option<&RunState>, effects: &mut Effects) {
+    let Some(state) = state else { return };
+    for launch in effects.launches.drain(..) {
+        work::launch(core, launch);
+    }
+    if effects.stop {
+        core.active.stop(&state.key, Stop::Cancelled, |_| true);
+    }
+    let hints = std::mem::take(&mut effects.hints);
+    if !hints.is_empty() {
+        let owner = Arc::clone(core);
+        core.tasks.spawn(async move { hint(&owner, &hints).await });
+    }
+    for sub_run in effects.sub_runs.drain(..) {
+        sub_dag::carry(core, sub_run);
+    }
+    for orphan in effects.orphans.drain(..) {
+        sub_dag::cancel(core, state.key.tenant.clone(), orphan);
+    }
+    for (key, success) in effects.results.drain(..) {
+        let from = ReusedFrom { run: state.key.run, step: success.step };
+        if let Some(output) = success.output {
+            super::results::keep(core, state.key.tenant.clone(), key, output, from);
+        }
+    }
+    if let Some(at) = effects.wake_at {
+        core.alarm.set(at);
+    }
+    tell_parent(core, state);
+}
+
+/// The end of a sub-DAG's run is the end of its parent's attempt. If this is lost, the sweep looks at the parent.
+fn tell_parent(core: &Arc<Core>, state: &RunState) {
+    if let (Some(_), Some(parent)) = (&state.ended, &state.created.parent) {
+        let key = RunKey { tenant: state.key.tenant.clone(), run: parent.run };
+        sub_dag::report(core, key, parent.step.clone(), parent.attempt, sub_dag::outcome(state));
+    }
+}
+
+/// Pushes hints. One that cannot be pushed is made again by the sweep.
+pub(super) async fn hint(core: &Arc<Core>, hints: &[Item]) {
+    if hints.is_empty() {
+        return;
+    }
+    core.set_backlog(true);
+    if let Err(error) = core.queue.push(hints).await {
+        tracing::warn!(%error, hints = hints.len(), "hints cannot be pushed; the sweep will make them again");
+    }
+}

@@ -1,0 +1,34 @@
+//! The engine: the only room with tasks, channels and timers.
+//!
+//! Data travels one way. A request about a run (submit, start, finish, cancel, …) goes to the committer
+//! (`commit.rs`), which asks the pure rules (`change.rs`, [`planner`](crate::planner)) what it means, encodes the
+//! events (`prepare.rs`) and appends them; what follows from a durable append (`effects.rs`) goes out again: attempts
+//! to be executed (`work.rs`), runs of sub-DAGs (`sub_dag.rs`), hints to the queue, word to whoever waits
+//! (`watch.rs`). The sweep (`sweep.rs`) comes by wherever that chain was cut.
+
+mod active;
+mod audit;
+mod builder;
+mod change;
+mod commit;
+mod core;
+mod dags;
+mod effects;
+mod handle;
+mod load;
+mod prepare;
+mod results;
+mod settings;
+mod sub_dag;
+mod submit;
+mod sweep;
+mod watch;
+mod work;
+
+pub use builder::OrchestratorBuilder;
+pub use core::SecretSource;
+pub use dags::{DagVersion, PublishedDag, VERSIONS_MAX, VersionPlan};
+pub use handle::{Identity, Orchestrator};
+pub use settings::{Roles, Settings};
+pub use submit::{DagRef, Submit, Submitted};
+pub use watch::RunEvents;

@@ -1,0 +1,297 @@
+//! From what is asked of a run to one append: ask the rules, decide what follows, encode.
+
+use std::sync::Arc;
+
+use super::change::{Answer, Change, Permit, Request, evaluate};
+use super::core::Core;
+use super::effects::{Effects, Launch, SubRun};
+use crate::error::{Error, Result};
+use crate::id::RunKey;
+use crate::ledger::{Chain, Event, Head, Stream};
+use crate::planner::{HINT_CHECK, RunState, StepRef, advance};
+use crate::store::Append;
+use crate::time::Timestamp;
+
+/// The actor of what orch decides by itself.
+const ORCH: &str = "orch";
+
+/// What one append says and what follows once it is durable.
+pub(super) struct Prepared {
+    pub(super) key: RunKey,
+    /// The state after the append.
+    pub(super) state: Option<Box<RunState>>,
+    /// What was asked, each with the answer that holds once the append is durable.
+    pub(super) answers: Vec<(Request, Result<Answer>)>,
+    pub(super) append: Option<Append>,
+    pub(super) effects: Effects,
+    /// The state cannot be used any more.
+    pub(super) broken: bool,
+}
+
+/// The append under construction.
+struct Draft<'a> {
+    core: &'a Arc<Core>,
+    state: Option<Box<RunState>>,
+    chain: Chain,
+    expected: Head,
+    effects: Effects,
+    /// Places that finished attempts gave free, for what they made runnable.
+    places: Vec<Permit>,
+    now: Timestamp,
+    looked_at: bool,
+}
+
+/// Asks the rules for everything that is asked of a run, in order.
+pub(super) fn prepare(
+    core: &Arc<Core>,
+    key: &RunKey,
+    state: Option<Box<RunState>>,
+    requests: Vec<Request>,
+) -> Prepared {
+    let expected = state.as_ref().map_or(Head::EMPTY, |state| state.head);
+    let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected);
+    let (effects, now) = (Effects::default(), core.now());
+    let mut draft =
+        Draft { core, state, chain, expected, effects, places: Vec::new(), now, looked_at: false };
+    let mut answers = Vec::with_capacity(requests.len());
+    let mut broken = None;
+    for request in requests {
+        let answer = match &broken {
+            None => draft.ask(&request),
+            Some(()) => Err(defect()),
+        };
+        if answer.as_ref().is_err_and(|error| error.kind() == crate::error::ErrorKind::Corrupt) {
+            broken = Some(());
+        }
+        answers.push((request, answer));
+    }
+    if broken.is_none()
+        && let Err(error) = draft.follow_up()
+    {
+        tracing::error!(run = %key, %error, "a decision cannot be applied");
+        broken = Some(());
+    }
+    draft.finish(key, answers, broken.is_some())
+}
+
+fn defect() -> Error {
+    Error::corrupt("the run's entries do not fold; verify the ledger")
+}
+
+impl Draft<'_> {
+    fn ask(&mut self, request: &Request) -> Result<Answer> {
+        match (&mut self.state, &request.change) {
+            (None, Change::Create(_)) => self.create(request),
+            (None, _) => Err(Error::not_found("no such run").with("run", request.key.run)),
+            (Some(_), _) => self.change(request),
+        }
+    }
+
+    fn create(&mut self, request: &Request) -> Result<Answer> {
+        let Change::Create(create) = &request.change else { return Err(defect()) };
+        let event = Event::from(create.created.clone());
+        self.chain.push(&request.actor, self.now, &event)?;
+        let first = crate::ledger::Entry {
+            actor: request.actor.to_string(),
+            at: self.now,
+            event,
+            prev: self.expected.hash,
+            seq: 1,
+            stream: Stream::Run(request.key.run),
+            tenant: request.key.tenant.clone(),
+        };
+        let plan = Arc::clone(&create.plan);
+        self.state = Some(Box::new(RunState::open(&first, self.chain.head(), |_| Ok(plan))?));
+        for (step, output, from) in &create.reused {
+            let state = self.state.as_deref().ok_or_else(defect)?;
+            let at = state.find(step).ok_or_else(|| Error::not_found("no such step").with("step", step))?;
+            let events = crate::planner::attempt::reuse(state, at, output.clone(), from.clone())?;
+            self.apply(&request.actor, &events)?;
+        }
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        Ok(Answer::Created { row: Box::new(state.row()), new: true })
+    }
+
+    fn change(&mut self, request: &Request) -> Result<Answer> {
+        let core = self.core;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        let version = |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
+        let (events, answer) =
+            evaluate(state, &request.change, &core.worker, version, self.now, core.limits())?;
+        self.note_before(&request.change, &events);
+        self.apply(&request.actor, &events)?;
+        self.note_after(request, &answer)?;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        Ok(answer.refreshed(state))
+    }
+
+    fn apply(&mut self, actor: &str, events: &[Event]) -> Result<()> {
+        let state = self.state.as_deref_mut().ok_or_else(defect)?;
+        for event in events {
+            state.apply(self.now, actor, event)?;
+            self.chain.push(actor, self.now, event)?;
+        }
+        Ok(())
+    }
+
+    /// What can only be seen before the events are applied.
+    fn note_before(&mut self, change: &Change, events: &[Event]) {
+        let Some(state) = self.state.as_deref() else { return };
+        if let (Change::Finish { .. }, [Event::StepSucceeded(success)]) = (change, events)
+            && let Some(at) = state.find(&success.step)
+            && state.spec(at).cache
+            && let Some((_, version)) = self.core.executors.lookup(&state.spec(at).uses)
+            && let Ok(key) = state.result_key(at, version)
+        {
+            self.effects.results.push((key, success.clone()));
+        }
+    }
+
+    fn note_after(&mut self, request: &Request, answer: &Answer) -> Result<()> {
+        match (&request.change, answer) {
+            (Change::Start { step, permit, .. }, Answer::Started) => self.launch(step.clone(), Arc::clone(permit))?,
+            (Change::Finish { permit: Some(permit), .. }, _) => self.places.push(Arc::clone(permit)),
+            (Change::Look, _) => self.looked_at = true,
+            (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => self.looked_at = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, step: crate::id::StepKey, permit: Permit) -> Result<()> {
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        let at = state.find(&step).ok_or_else(defect)?;
+        self.effects.launches.push(Launch::new(state, at, step, permit, self.core.limits())?);
+        Ok(())
+    }
+
+    /// Decides what follows, and starts at once what may be started at once.
+    fn follow_up(&mut self) -> Result<()> {
+        let Some(state) = self.state.as_deref_mut() else { return Ok(()) };
+        let events = advance(state, self.now, ORCH, self.core.limits())?;
+        for event in &events {
+            self.chain.push(ORCH, self.now, event)?;
+        }
+        let mut runnable = Vec::new();
+        for event in &events {
+            match event {
+                Event::StepScheduled(scheduled) => {
+                    let at = state.find(&scheduled.step).ok_or_else(defect)?;
+                    if state.is_task(at) {
+                        runnable.push((at, scheduled.not_before));
+                    }
+                }
+                Event::StepStarted(started) if started.child_run.is_some() => {
+                    let at = state.find(&started.step).ok_or_else(defect)?;
+                    self.effects.sub_runs.extend(SubRun::of(state, at, self.core.limits()));
+                }
+                Event::StepFailed(failed) => {
+                    let at = state.find(&failed.step).ok_or_else(defect)?;
+                    // A sub-DAG out of time: its run is to stop too.
+                    self.effects.orphans.extend(state.get(at).and_then(|step| step.child_run));
+                }
+                _ => {}
+            }
+        }
+        let rest = self.claim_ahead(runnable)?;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        self.effects.hints = if self.looked_at {
+            state.queued().filter(|at| state.is_task(*at)).map(|at| hint(state, at, None, self.now)).collect()
+        } else {
+            rest.into_iter().map(|(at, not_before)| hint(state, at, not_before, self.now)).collect()
+        };
+        if self.looked_at || state.ending.is_some() {
+            let limits = self.core.limits();
+            self.effects.sub_runs = state.sub_runs().filter_map(|(at, ..)| SubRun::of(state, at, limits)).collect();
+        }
+        Ok(())
+    }
+
+    /// Starts successors in the places their predecessors gave free, in the same append: a chain then costs one
+    /// durable commit per step. Only when nothing older waits in the queue.
+    fn claim_ahead(
+        &mut self,
+        runnable: Vec<(StepRef, Option<Timestamp>)>,
+    ) -> Result<Vec<(StepRef, Option<Timestamp>)>> {
+        if self.places.is_empty() || self.core.has_backlog() || self.core.closing.is_cancelled() {
+            return Ok(runnable);
+        }
+        let mut rest = Vec::new();
+        for (at, not_before) in runnable {
+            let state = self.state.as_deref().ok_or_else(defect)?;
+            let spec = state.spec(at);
+            let plain = not_before.is_none() && !spec.cache && spec.concurrency.is_empty();
+            let mine = self.core.settings.queues.as_ref().is_none_or(|queues| queues.contains(&spec.queue));
+            let (true, true, Some(permit)) = (plain, mine, self.places.pop()) else {
+                rest.push((at, not_before));
+                continue;
+            };
+            let step = state.key_of(at);
+            let attempt = state.get(at).map_or(0, |step| step.attempt);
+            let start = Change::Start { step: step.clone(), attempt, cleared: super::change::Cleared::default(), permit: Arc::clone(&permit) };
+            let version = |uses: &crate::spec::Uses| self.core.executors.lookup(uses).map(|(_, v)| v.to_owned());
+            match evaluate(state, &start, &self.core.worker, version, self.now, self.core.limits())? {
+                (events, Answer::Started) => {
+                    let actor = Arc::clone(&self.core.actor);
+                    self.apply(&actor, &events)?;
+                    self.launch(step, permit)?;
+                }
+                _ => {
+                    self.places.push(permit);
+                    rest.push((at, not_before));
+                }
+            }
+        }
+        Ok(rest)
+    }
+
+    fn finish(self, key: &RunKey, answers: Vec<(Request, Result<Answer>)>, broken: bool) -> Prepared {
+        let Self { mut state, chain, expected, mut effects, now, looked_at, .. } = self;
+        let key = key.clone();
+        if broken {
+            return Prepared { key, state: None, answers, append: None, effects: Effects::default(), broken };
+        }
+        let head = chain.head();
+        let changed = head != expected;
+        let append = state.as_deref_mut().and_then(|state| {
+            state.head = head;
+            let mut row = state.row();
+            if !changed {
+                // Looked at and nothing to say: the row alone moves on, so that the sweep does not come back at once.
+                let due = looked_at && row.wake_at.is_some_and(|at| at <= now);
+                row.wake_at = row.wake_at.map(|at| at.max(now.plus(HINT_CHECK)));
+                if !due {
+                    return None;
+                }
+            }
+            effects.wake_at = row.wake_at;
+            let (lines, _) = chain.finish().ok()?;
+            Some(Append {
+                tenant: key.tenant.clone(),
+                stream: Stream::Run(key.run),
+                expected,
+                lines,
+                head,
+                row: Some(row),
+            })
+        });
+        effects.stop = state.as_deref().is_some_and(|state| state.ending.is_some());
+        Prepared { key, state, answers, append, effects, broken }
+    }
+}
+
+fn hint(state: &RunState, at: StepRef, not_before: Option<Timestamp>, now: Timestamp) -> crate::queue::Item {
+    let spec = state.spec(at);
+    let step = state.get(at);
+    crate::queue::Item {
+        tenant: state.key.tenant.clone(),
+        queue: spec.queue.clone(),
+        priority: state.created.priority.saturating_add(spec.priority),
+        ready_at: not_before.or(step.and_then(|step| step.not_before)).unwrap_or(now),
+        dag: state.created.dag_id.clone(),
+        run: state.key.run,
+        plan_index: at.step,
+        step: state.key_of(at),
+        attempt: step.map_or(0, |step| step.attempt),
+    }
+}

@@ -1,0 +1,400 @@
+//! Executing attempts: claim hints, start what they name, run it, record how it ended.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::active::Stop;
+use super::change::{Answer, AttemptEnd, Change, Cleared, Permit};
+use super::core::Core;
+use super::effects::Launch;
+use super::results;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
+use crate::ledger::ArtifactRef;
+use crate::lock::{Acquire, Holder, Slot};
+use crate::payload::Payload;
+use crate::queue::{Claim, Delivery, Settle};
+use crate::time::Timestamp;
+
+/// Hints claimed at once.
+const CLAIM: usize = 256;
+/// How long a claimed hint may take to become a started attempt; then it is delivered again.
+const HINT_LEASE: Duration = Duration::from_secs(30);
+/// How long an idle worker waits without a word from its queue before it asks again.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long a step waits before it asks for its slots again.
+const SLOT_RETRY: Duration = Duration::from_millis(250);
+/// How long a hint rests that nobody here can execute.
+const FOREIGN_RETRY: Duration = Duration::from_secs(5);
+
+/// Claims hints for as long as there are places, until the engine closes.
+pub(super) async fn claim_loop(core: Arc<Core>) {
+    let mut failures: u32 = 0;
+    while !core.closing.is_cancelled() {
+        let places = tokio::select! {
+            places = free_places(&core) => places,
+            () = core.closing.cancelled() => return,
+        };
+        let wanted = places.len();
+        match core.queue.claim(&claim(&core, wanted)).await {
+            Ok(claimed) => {
+                failures = 0;
+                core.set_backlog(claimed.deliveries.len() == wanted);
+                if claimed.deliveries.is_empty() {
+                    drop(places);
+                    wait_for_hints(&core, claimed.next_at).await;
+                } else {
+                    let owner = Arc::clone(&core);
+                    core.tasks.spawn(async move { start_all(&owner, claimed.deliveries, places).await });
+                }
+            }
+            Err(error) => {
+                drop(places);
+                failures = failures.saturating_add(1);
+                tracing::warn!(%error, failures, "hints cannot be claimed");
+                let rest = Duration::from_millis(50) * (1 << failures.min(7));
+                core.sleep_until(core.now().plus(rest)).await;
+            }
+        }
+    }
+}
+
+/// Every free place, at least one.
+async fn free_places(core: &Arc<Core>) -> Vec<Permit> {
+    let mut places = Vec::new();
+    if let Ok(first) = Arc::clone(&core.places).acquire_owned().await {
+        places.push(Arc::new(first));
+    }
+    while places.len() < CLAIM
+        && let Ok(next) = Arc::clone(&core.places).try_acquire_owned()
+    {
+        places.push(Arc::new(next));
+    }
+    places
+}
+
+fn claim(core: &Core, limit: usize) -> Claim {
+    Claim {
+        worker: core.worker.id.clone(),
+        queues: core.settings.queues.clone(),
+        tenants: core.settings.tenants.clone(),
+        limit,
+        lease: HINT_LEASE,
+        now: core.now(),
+    }
+}
+
+async fn wait_for_hints(core: &Arc<Core>, next_at: Option<Timestamp>) {
+    let until_next = next_at.map_or(IDLE, |at| at.since(core.now()).min(IDLE));
+    tokio::select! {
+        waited = core.queue.wait(until_next.max(Duration::from_millis(1))) => {
+            if let Err(error) = waited {
+                tracing::warn!(%error, "the queue cannot be waited on");
+                core.sleep_until(core.now().plus(Duration::from_secs(1))).await;
+            }
+        }
+        () = core.closing.cancelled() => {}
+    }
+}
+
+async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Permit>) {
+    let starts = deliveries.into_iter().zip(places).map(|(delivery, permit)| start(core, delivery, permit));
+    let settles: Vec<Settle> = join_all(starts).await;
+    // A settle that does not arrive means a second delivery, which finds the attempt started.
+    match core.queue.settle(&settles, core.now()).await {
+        Ok(outcomes) => {
+            for error in outcomes.into_iter().filter_map(Result::err) {
+                tracing::debug!(%error, "a delivery was settled too late");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "deliveries cannot be settled; they will come again"),
+    }
+}
+
+/// Starts the attempt a hint names, seeing first to what it needs. Answers how the delivery ends.
+async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Settle {
+    let Delivery { item, token, .. } = delivery;
+    let key = item.key();
+    let mut cleared = Cleared::default();
+    loop {
+        let change =
+            Change::Start { step: item.step.clone(), attempt: item.attempt, cleared, permit: Arc::clone(&permit) };
+        match core.request(key.clone(), Arc::clone(&core.actor), change).await {
+            Ok(Answer::NeedsResult(result)) => match reuse(core, &item, result).await {
+                Ok(true) => return Settle::done(token),
+                Ok(false) => cleared.result = true,
+                Err(error) => return again_later(core, token, &error),
+            },
+            Ok(Answer::NeedsSlots(slots)) => match acquire(core, &item, slots).await {
+                Ok(true) => cleared.slots = true,
+                Ok(false) => return Settle::release(token, core.now().plus(SLOT_RETRY)),
+                Err(error) => return again_later(core, token, &error),
+            },
+            Ok(Answer::NoExecutor) => {
+                tracing::warn!(run = %key, step = %item.step, "no executor here for a step");
+                return Settle::release(token, core.now().plus(FOREIGN_RETRY));
+            }
+            Ok(_) => return Settle::done(token),
+            Err(error) => {
+                if cleared.slots {
+                    release_slots(core, &item.tenant, holder(&item.id()));
+                }
+                return match error.kind() {
+                    // A stale hint: the ledger knows better.
+                    ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::LeaseLost => Settle::done(token),
+                    _ => again_later(core, token, &error),
+                };
+            }
+        }
+    }
+}
+
+fn again_later(core: &Core, token: crate::queue::DeliveryToken, error: &Error) -> Settle {
+    tracing::warn!(%error, "an attempt cannot be started now");
+    Settle::release(token, core.now().plus(Duration::from_secs(1)))
+}
+
+async fn reuse(core: &Arc<Core>, item: &crate::queue::Item, result: Digest) -> Result<bool> {
+    let Some((output, from)) = results::find(core, &item.tenant, result).await? else { return Ok(false) };
+    let change = Change::Reuse { step: item.step.clone(), attempt: item.attempt, output, from };
+    match core.request(item.key(), Arc::clone(&core.actor), change).await {
+        Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
+        _ => Ok(true),
+    }
+}
+
+async fn acquire(core: &Arc<Core>, item: &crate::queue::Item, slots: Vec<Slot>) -> Result<bool> {
+    let holder = Holder { tenant: item.tenant.clone(), name: holder(&item.id()) };
+    let acquire = Acquire { holder, slots, lease: core.worker.lease, now: core.now() };
+    Ok(core.lock.acquire(&acquire).await?.is_some())
+}
+
+/// Who holds the slots of an attempt.
+fn holder(attempt_id: &str) -> String {
+    format!("attempt/{attempt_id}")
+}
+
+fn release_slots(core: &Arc<Core>, tenant: &crate::id::TenantId, name: String) {
+    let (owner, holder) = (Arc::clone(core), Holder { tenant: tenant.clone(), name });
+    core.tasks.spawn(async move {
+        if let Err(error) = owner.lock.release(&[holder]).await {
+            tracing::warn!(%error, "slots cannot be given back; their leases will end");
+        }
+    });
+}
+
+/// Executes a started attempt in a task of its own.
+pub(super) fn launch(core: &Arc<Core>, launch: Launch) {
+    let core_of_task = Arc::clone(core);
+    core.tasks.spawn(async move { attempt(&core_of_task, launch).await });
+}
+
+async fn attempt(core: &Arc<Core>, mut launch: Launch) {
+    let id = (launch.step.clone(), launch.attempt);
+    let (context, redactor) = match context(core, &launch) {
+        Ok(context) => context,
+        Err(failure) => return record(core, &launch, Outcome::Failed(failure), None, None).await,
+    };
+    core.active.begin(
+        &launch.run,
+        id.clone(),
+        context.cancellation.clone(),
+        context.progress.clone(),
+        launch.lease_until,
+    );
+    let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
+    let (log, token) = (context.log.clone(), context.cancellation.clone());
+    let outcome = match (core.executors.lookup(&launch.spec.uses), input) {
+        (Some((executor, _)), Ok(input)) => supervise(core, &launch, executor, context, input, &token).await,
+        (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
+        (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
+    };
+    let outcome = shrink(core, &launch, redactor.outcome(outcome)).await;
+    let logs = keep_log(core, &launch, &log).await;
+    let stop = core.active.end(&launch.run, &id);
+    if !launch.spec.concurrency.is_empty() {
+        let attempt = format!("{}/{}/{}", launch.run.run, launch.step, launch.attempt);
+        release_slots(core, &launch.run.tenant, holder(&attempt));
+    }
+    record(core, &launch, outcome, logs, stop).await;
+}
+
+/// Builds what the attempt is told, or says why it cannot be.
+fn context(core: &Arc<Core>, launch: &Launch) -> Result<(StepContext, Redactor), Failure> {
+    let mut secrets = std::collections::BTreeMap::new();
+    for name in &launch.spec.secrets {
+        let secret = (core.secrets)(&launch.run.tenant, name)
+            .ok_or_else(|| Failure::fatal("secret_missing", format!("secret `{name}` is not known here")))?;
+        secrets.insert(name.clone(), secret);
+    }
+    let redactor = Redactor::new(&secrets);
+    let key = Digest::of_parts(&[b"orch/step/v1", launch.run.run.as_bytes(), launch.step.to_string().as_bytes()]);
+    let wall = launch.spec.limits.as_ref().and_then(|limits| limits.wall).map(|span| core.now().plus(span.duration()));
+    let context = StepContext {
+        run: launch.run.clone(),
+        dag: launch.dag.clone(),
+        step: launch.step.clone(),
+        attempt: launch.attempt,
+        uses: launch.spec.uses.clone(),
+        idempotency_key: key.to_string(),
+        traceparent: launch.traceparent.clone(),
+        deadline: [launch.deadline, wall].into_iter().flatten().min(),
+        cancellation: CancellationToken::new(),
+        limits: launch.spec.limits.clone(),
+        network: launch.spec.network.clone(),
+        secrets: Arc::new(secrets),
+        artifacts: core.artifacts.of(&launch.run.tenant),
+        log: LogSink::new(Arc::clone(&core.clock), redactor.clone(), LogSink::BYTES_MAX),
+        progress: ProgressSink::new(redactor.clone()),
+    };
+    Ok((context, redactor))
+}
+
+/// Runs the executor, watching over its time and over orders to stop.
+async fn supervise(
+    core: &Arc<Core>,
+    launch: &Launch,
+    executor: &Arc<dyn Executor>,
+    context: StepContext,
+    input: Payload,
+    token: &CancellationToken,
+) -> Outcome {
+    let deadline = context.deadline;
+    let mut work = std::pin::pin!(AssertUnwindSafe(executor.execute(context, input)).catch_unwind());
+    let out_of_time = async {
+        match deadline {
+            Some(deadline) => core.sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended_how = |ended: std::thread::Result<Outcome>| {
+        ended.unwrap_or_else(|_| Failure::retryable("panic", "the executor panicked").into())
+    };
+    let told_to_stop = tokio::select! {
+        biased;
+        ended = &mut work => return ended_how(ended),
+        () = token.cancelled() => Outcome::Cancelled,
+        () = out_of_time => Outcome::TimedOut,
+    };
+    token.cancel();
+    match tokio::time::timeout(core.settings.grace, work).await {
+        // What it managed to do before it stopped counts.
+        Ok(Ok(Outcome::Succeeded(output))) => Outcome::Succeeded(output),
+        Ok(_) => told_to_stop,
+        Err(_) => {
+            tracing::warn!(run = %launch.run, step = %launch.step, "an attempt did not stop when told; it is abandoned");
+            told_to_stop
+        }
+    }
+}
+
+/// An output too large for the ledger becomes an artifact, and a reference to it the output.
+async fn shrink(core: &Arc<Core>, launch: &Launch, outcome: Outcome) -> Outcome {
+    let output = match outcome {
+        Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
+        other => return other,
+    };
+    let bytes = output.as_str().as_bytes().to_vec();
+    let name = format!("{}.json", launch.step);
+    let kept = core.artifacts.of(&launch.run.tenant).put("application/json", Some(name), bytes).await;
+    match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
+        Ok(reference) => Outcome::Succeeded(reference),
+        Err(error) => Failure::retryable("artifact", error.to_string()).into(),
+    }
+}
+
+async fn keep_log(core: &Arc<Core>, launch: &Launch, log: &LogSink) -> Option<ArtifactRef> {
+    let lines = log.finish()?;
+    let name = format!("{}.{}.log", launch.step, launch.attempt);
+    let kept = core.artifacts.of(&launch.run.tenant).put("application/x-ndjson", Some(name), lines).await;
+    kept.inspect_err(|error| tracing::warn!(run = %launch.run, %error, "a log cannot be kept")).ok()
+}
+
+/// Records how the attempt ended, for as long as it is this worker's to record.
+async fn record(
+    core: &Arc<Core>,
+    launch: &Launch,
+    outcome: Outcome,
+    logs: Option<ArtifactRef>,
+    stop: Option<Stop>,
+) {
+    if stop == Some(Stop::Lost) {
+        tracing::warn!(run = %launch.run, step = %launch.step, "an attempt was lost; its result is dropped");
+        return;
+    }
+    let gave_back = stop == Some(Stop::Shutdown) && !matches!(outcome, Outcome::Succeeded(_));
+    let mut rest = Duration::from_millis(50);
+    loop {
+        let change = if gave_back {
+            Change::Release { step: launch.step.clone(), attempt: launch.attempt }
+        } else {
+            let worker = Some(core.worker.id.clone());
+            let (step, attempt, outcome, logs) =
+                (launch.step.clone(), launch.attempt, outcome.clone(), logs.clone());
+            let end = AttemptEnd { step, attempt, worker, outcome, logs };
+            Change::Finish { end: Box::new(end), permit: Some(Arc::clone(&launch.permit)) }
+        };
+        match core.request(launch.run.clone(), Arc::clone(&core.actor), change).await {
+            Ok(_) => return,
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(run = %launch.run, step = %launch.step, %error, "an outcome cannot be recorded yet");
+                core.sleep_until(core.now().plus(rest)).await;
+                rest = (rest * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => {
+                tracing::warn!(run = %launch.run, step = %launch.step, %error, "an outcome was not recorded");
+                return;
+            }
+        }
+        if core.closed.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// Prolongs the leases of what runs here, a third of a lease at a time, and stops what is not this worker's any more.
+pub(super) async fn renew_loop(core: Arc<Core>) {
+    let tick = core.worker.lease / 3;
+    while !core.closed.is_cancelled() {
+        if core.active.is_empty() {
+            tokio::select! {
+                () = core.active.begun.notified() => {}
+                () = core.closed.cancelled() => return,
+            }
+        }
+        core.sleep_until(core.now().plus(tick)).await;
+        let soon = core.now().plus(core.worker.lease - tick);
+        let renewals = core.active.to_renew(soon).into_iter().map(|(key, notes)| renew(&core, key, notes));
+        join_all(renewals).await;
+        core.active.fence(core.now());
+    }
+}
+
+async fn renew(core: &Arc<Core>, key: crate::id::RunKey, notes: Vec<crate::ledger::ProgressNote>) {
+    let until = core.now().plus(core.worker.lease);
+    match core.request(key.clone(), Arc::clone(&core.actor), Change::Progress { notes }).await {
+        Ok(Answer::Held(held)) => {
+            core.active.renewed(&key, &held, until);
+            core.active.stop(&key, Stop::Lost, |attempt| !held.contains(attempt));
+            let holders: Vec<Holder> = held
+                .iter()
+                .map(|(step, attempt)| Holder {
+                    tenant: key.tenant.clone(),
+                    name: holder(&format!("{}/{step}/{attempt}", key.run)),
+                })
+                .collect();
+            if let Err(error) = core.lock.renew(&holders, until, core.now()).await {
+                tracing::warn!(run = %key, %error, "slots cannot be prolonged");
+            }
+        }
+        Ok(_) => {}
+        // The fence stops the attempt when its lease ends before a renewal gets through.
+        Err(error) => tracing::warn!(run = %key, %error, "leases cannot be prolonged"),
+    }
+}
