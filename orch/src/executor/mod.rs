@@ -1,11 +1,15 @@
 //! What runs a step: the contract, what a step is handed, and where executors are looked up.
 
+#[cfg(feature = "builtins")]
+pub mod builtin;
 mod context;
 mod log;
 mod registry;
 mod secret;
 mod task;
 
+#[cfg(feature = "builtins")]
+pub use builtin::Builtins;
 pub use context::StepContext;
 pub use log::{LogLine, LogSink, LogStream, ProgressSink};
 pub use registry::Executors;
