@@ -75,9 +75,16 @@ impl LogSink {
     pub fn line(&self, stream: LogStream, text: &str) {
         let clean = self.0.redactor.text(text);
         let mut state = self.state();
-        for line in clean.lines() {
+        for line in clean.strip_suffix('\n').unwrap_or(&clean).split('\n') {
+            let line = line.strip_suffix('\r').unwrap_or(line);
             state.push(self.0.clock.now(), stream, line, self.0.bytes_max);
         }
+    }
+
+    /// What hides the attempt's secrets.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        &self.0.redactor
     }
 
     /// Receives the lines that are logged from now on.

@@ -3,7 +3,10 @@
 #[cfg(feature = "builtins")]
 pub mod builtin;
 mod context;
+mod guard;
 mod log;
+#[cfg(all(feature = "process", unix))]
+pub mod process;
 mod registry;
 mod secret;
 mod task;
@@ -12,6 +15,8 @@ mod task;
 pub use builtin::Builtins;
 pub use context::StepContext;
 pub use log::{LogLine, LogSink, LogStream, ProgressSink};
+#[cfg(all(feature = "process", unix))]
+pub use process::{ProcessExecutor, ProcessSettings};
 pub use registry::Executors;
 pub use secret::{Redactor, Secret};
 pub use task::TaskResult;
