@@ -35,9 +35,10 @@ pub(super) async fn parse(context: StepContext, input: Parse) -> Result<Value, F
     apart(move || match input.format {
         Format::Toml => toml_value(&text),
         Format::Json => json_value(&text),
-        Format::Yaml => serde_saphyr::from_str::<Strict>(&text)
-            .map(|Strict(value)| value)
-            .map_err(|error| malformed(format!("yaml: {}", error.without_snippet()))),
+        Format::Yaml => serde_saphyr::from_str::<Strict>(&text).map(|Strict(value)| value).map_err(|error| {
+            let error = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+            malformed(format!("yaml: {error}"))
+        }),
         Format::Csv => csv_rows(&text),
         Format::Ndjson => text
             .lines()
@@ -91,7 +92,10 @@ fn dates_as_text(value: toml::Value) -> toml::Value {
 }
 
 fn csv_rows(text: &str) -> Result<Value, Failure> {
-    let wrong = |error: csv::Error| malformed(format!("csv: {error}"));
+    let wrong = |error: csv::Error| {
+        let text = error.to_string();
+        malformed(format!("csv: {}", text.strip_prefix("CSV error: ").unwrap_or(&text)))
+    };
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header: Vec<String> = reader.headers().map_err(wrong)?.iter().map(str::to_owned).collect();
     if let Some((at, name)) = header.iter().enumerate().find(|(at, name)| header[..*at].contains(name)) {
@@ -199,5 +203,51 @@ impl<'de> Visitor<'de> for StrictVisitor {
             fields.insert(name, field);
         }
         Ok(fields.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Payload;
+    use proptest::prelude::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            (-1e6..1e6).prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                proptest::collection::btree_map(".{0,6}", inner, 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_json_says_is_read_without_loss(value in any_json()) {
+            let payload = Payload::new(&value).unwrap();
+            let read = json_value(payload.as_str()).unwrap();
+            prop_assert_eq!(Payload::new(&read).unwrap(), payload);
+        }
+
+        #[test]
+        fn what_is_read_is_fit_for_a_payload(text in "[\\[\\]{}:,\"0-9eE.+a-]{0,24}") {
+            if let Ok(value) = json_value(&text) {
+                Payload::new(&value).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_position_counts_lines_and_characters() {
+        assert_eq!(position("é\nüx", 5), (2, 2));
+        assert_eq!(position("", 9), (1, 1));
     }
 }

@@ -210,6 +210,15 @@ async fn a_secret_is_hidden_even_when_it_is_written_in_pieces() {
 }
 
 #[tokio::test]
+async fn half_a_secret_cut_by_the_limit_is_not_logged() {
+    let mut bench = Bench::new();
+    bench.limit(ResourceLimits { output: Some(10), ..ResourceLimits::default() });
+    let ended = failure(bench.sh("printf 'a\\nhunt'; sleep 0.1; printf 'er22 and more'").await);
+    assert_eq!(ended.code, "output_limit");
+    assert_eq!(bench.log(), [(LogStream::Stdout, "a".to_owned())]);
+}
+
+#[tokio::test]
 async fn output_over_the_limit_ends_the_command() {
     let mut bench = Bench::new();
     bench.limit(ResourceLimits { output: Some(100_000), ..ResourceLimits::default() });
