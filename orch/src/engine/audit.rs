@@ -33,7 +33,13 @@ impl AuditHeads {
 ///
 /// # Errors
 /// `Conflict` after many lost races, `Unavailable`.
-pub(super) async fn record(core: &Core, who: &Identity, action: &str, target: String, detail: &Value) -> Result<()> {
+pub(super) async fn record(
+    core: &Core,
+    who: &Identity,
+    action: &str,
+    target: String,
+    detail: &Value,
+) -> Result<()> {
     let event = AuditAction {
         action: action.to_owned(),
         detail: Payload::new(detail)?,

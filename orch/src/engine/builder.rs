@@ -97,8 +97,7 @@ impl OrchestratorBuilder {
     where
         T: DeserializeOwned + Send + 'static,
         F: Fn(StepContext, T) -> Fut + Send + Sync + 'static,
-        Fut: Future + Send + 'static,
-        Fut::Output: TaskResult,
+        Fut: Future<Output: TaskResult + Send> + Send + 'static,
     {
         self.executors = self.executors.task(name, function);
         self
@@ -113,7 +112,10 @@ impl OrchestratorBuilder {
 
     /// Where the values of declared secrets come from. Without one: there are none.
     #[must_use]
-    pub fn secrets(mut self, source: impl Fn(&TenantId, &str) -> Option<Secret> + Send + Sync + 'static) -> Self {
+    pub fn secrets(
+        mut self,
+        source: impl Fn(&TenantId, &str) -> Option<Secret> + Send + Sync + 'static,
+    ) -> Self {
         self.secrets = Arc::new(source);
         self
     }

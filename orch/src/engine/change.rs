@@ -7,8 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::id::{RunKey, StepKey, WorkerId};
 use crate::executor::Outcome;
+use crate::id::{RunKey, StepKey, WorkerId};
 use crate::ledger::{ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::lock::Slot;
@@ -35,13 +35,34 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) enum Change {
     Create(Box<Create>),
-    Operate { operation: Operation, reason: Option<String> },
-    Start { step: StepKey, attempt: u32, cleared: Cleared, permit: Permit },
-    Reuse { step: StepKey, attempt: u32, output: Payload, from: ReusedFrom },
-    Finish { end: Box<AttemptEnd>, permit: Option<Permit> },
-    Progress { notes: Vec<ProgressNote> },
+    Operate {
+        operation: Operation,
+        reason: Option<String>,
+    },
+    Start {
+        step: StepKey,
+        attempt: u32,
+        cleared: Cleared,
+        permit: Permit,
+    },
+    Reuse {
+        step: StepKey,
+        attempt: u32,
+        output: Payload,
+        from: ReusedFrom,
+    },
+    Finish {
+        end: Box<AttemptEnd>,
+        permit: Option<Permit>,
+    },
+    Progress {
+        notes: Vec<ProgressNote>,
+    },
     /// The worker gives an attempt back because it shuts down.
-    Release { step: StepKey, attempt: u32 },
+    Release {
+        step: StepKey,
+        attempt: u32,
+    },
     /// Look whether anything is due, and make all hints again.
     Look,
 }
@@ -76,7 +97,10 @@ pub(super) struct Cleared {
 
 #[derive(Debug)]
 pub(super) enum Answer {
-    Created { row: Box<RunRow>, new: bool },
+    Created {
+        row: Box<RunRow>,
+        new: bool,
+    },
     Row(Box<RunRow>),
     Started,
     NeedsSlots(Vec<Slot>),
@@ -106,7 +130,8 @@ pub(super) fn evaluate(
     now: Timestamp,
     limits: &Limits,
 ) -> Result<(Vec<Event>, Answer)> {
-    let at = |step: &StepKey| state.find(step).ok_or_else(|| Error::conflict("no such step").with("step", step));
+    let at =
+        |step: &StepKey| state.find(step).ok_or_else(|| Error::conflict("no such step").with("step", step));
     match change {
         Change::Create(_) => Ok((Vec::new(), Answer::Created { row: Box::new(state.row()), new: false })),
         Change::Operate { operation, reason } => {
@@ -115,7 +140,9 @@ pub(super) fn evaluate(
         Change::Start { step, attempt, cleared, .. } => {
             let at = at(step)?;
             let held = state.get(at).is_some_and(|step| {
-                step.status == StepStatus::Running && step.attempt == *attempt && step.worker.as_ref() == Some(&worker.id)
+                step.status == StepStatus::Running
+                    && step.attempt == *attempt
+                    && step.worker.as_ref() == Some(&worker.id)
             });
             if held {
                 // An append whose answer was lost had landed.
@@ -154,7 +181,12 @@ pub(super) fn evaluate(
     }
 }
 
-fn progress(state: &RunState, notes: &[ProgressNote], worker: &Worker, now: Timestamp) -> (Vec<Event>, Answer) {
+fn progress(
+    state: &RunState,
+    notes: &[ProgressNote],
+    worker: &Worker,
+    now: Timestamp,
+) -> (Vec<Event>, Answer) {
     let held: Vec<(StepKey, u32)> = state
         .running()
         .filter_map(|at| state.get(at).map(|step| (at, step)))

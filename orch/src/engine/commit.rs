@@ -235,7 +235,8 @@ impl Committer {
     /// Drops the states that were not touched for longest: a tenth at once, so that it costs little per run.
     fn evict(&mut self) {
         let idle = |slot: &Slot| slot.pending.is_empty() && !matches!(slot.residency, Residency::Away);
-        let mut ages: Vec<u64> = self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
+        let mut ages: Vec<u64> =
+            self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
         let count = (self.core.settings.cached_runs / 10).clamp(1, ages.len().max(1));
         if ages.len() < count {
             return;
@@ -334,7 +335,10 @@ impl Request {
         use crate::planner::Operation;
         let once = matches!(
             &self.change,
-            Change::Operate { operation: Operation::Signal { .. } | Operation::Retry(_) | Operation::Decide { .. }, .. }
+            Change::Operate {
+                operation: Operation::Signal { .. } | Operation::Retry(_) | Operation::Decide { .. },
+                ..
+            }
         );
         kind != ErrorKind::Indeterminate || !once
     }

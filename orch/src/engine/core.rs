@@ -61,7 +61,10 @@ pub(super) struct Core {
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("worker", &self.worker).field("store", &self.store).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("worker", &self.worker)
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
 

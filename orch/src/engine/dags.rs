@@ -72,8 +72,9 @@ fn head_key(tenant: &TenantId, dag: &DagId) -> DocKey {
 }
 
 fn read_head(doc: &Doc) -> Result<PublishedDag> {
-    serde_json::from_str(&doc.body)
-        .map_err(|cause| Error::corrupt("a published dag has another shape").with("dag", &doc.key).caused_by(cause))
+    serde_json::from_str(&doc.body).map_err(|cause| {
+        Error::corrupt("a published dag has another shape").with("dag", &doc.key).caused_by(cause)
+    })
 }
 
 pub(super) async fn publish(core: &Arc<Core>, who: &Identity, dag: Dag) -> Result<DagVersion> {
@@ -98,7 +99,11 @@ pub(super) async fn publish(core: &Arc<Core>, who: &Identity, dag: Dag) -> Resul
         }
         if !std::mem::replace(&mut recorded, true) {
             audit::record(core, who, "dag.publish", id.to_string(), &detail).await?;
-            match core.store.put_doc(&PutDoc { key: key.clone(), expect: Expect::Absent, body: body.clone() }).await {
+            match core
+                .store
+                .put_doc(&PutDoc { key: key.clone(), expect: Expect::Absent, body: body.clone() })
+                .await
+            {
                 Err(error) if error.kind() != ErrorKind::Conflict => return Err(error),
                 _ => {}
             }
@@ -182,7 +187,12 @@ pub(super) async fn list(
 }
 
 /// One version with its plan; the newest enabled one for version 0.
-pub(super) async fn version(core: &Core, tenant: &TenantId, dag: &DagId, version: u32) -> Result<VersionPlan> {
+pub(super) async fn version(
+    core: &Core,
+    tenant: &TenantId,
+    dag: &DagId,
+    version: u32,
+) -> Result<VersionPlan> {
     let published = get(core, tenant, dag).await?;
     let wanted = |known: &&DagVersion| if version == 0 { !known.disabled } else { known.version == version };
     let found = published.versions.iter().rev().find(wanted);
@@ -191,7 +201,9 @@ pub(super) async fn version(core: &Core, tenant: &TenantId, dag: &DagId, version
         _ => unknown(dag).with("version", version),
     })?;
     if found.disabled {
-        return Err(Error::refused("this version of the dag is disabled").with("dag", dag).with("version", version));
+        return Err(Error::refused("this version of the dag is disabled")
+            .with("dag", dag)
+            .with("version", version));
     }
     read_plan(core, tenant, found.clone()).await
 }
@@ -205,11 +217,14 @@ pub(super) async fn show(core: &Core, tenant: &TenantId, dag: &DagId, version: u
 
 async fn read_plan(core: &Core, tenant: &TenantId, version: DagVersion) -> Result<VersionPlan> {
     let key = DocKey { tenant: tenant.clone(), kind: VERSION, key: version.plan_hash.to_string() };
-    let missing = || Error::corrupt("the plan of a published version is missing").with("planHash", version.plan_hash);
+    let missing =
+        || Error::corrupt("the plan of a published version is missing").with("planHash", version.plan_hash);
     let doc = core.store.doc(&key).await?.ok_or_else(missing)?;
     let plan = Payload::parse(&doc.body)?;
     if plan.digest() != version.plan_hash {
-        return Err(Error::corrupt("the plan of a published version was altered").with("planHash", version.plan_hash));
+        return Err(
+            Error::corrupt("the plan of a published version was altered").with("planHash", version.plan_hash)
+        );
     }
     Ok(VersionPlan { version, plan })
 }

@@ -9,7 +9,7 @@ use super::builder::OrchestratorBuilder;
 use super::change::{Answer, Change};
 use super::core::Core;
 use super::dags::{self, DagVersion, PublishedDag, VersionPlan};
-use super::submit::{self, Submit, Submitted};
+use super::submit::{self, Submit, Submitted, TEXT_BYTES_MAX};
 use super::watch::RunEvents;
 use super::{audit, load};
 use crate::artifact::Artifacts;
@@ -20,9 +20,6 @@ use crate::planner::{Operation, RunState};
 use crate::queue::Depth;
 use crate::spec::Dag;
 use crate::store::{RunRow, RunsPage, RunsQuery, Store};
-
-/// The longest actor and the longest reason, in bytes.
-const TEXT_BYTES_MAX: usize = 1_024;
 
 /// Who asks, for which tenant, and why. Every call of the handle needs one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +105,12 @@ impl Orchestrator {
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`, `Corrupt` when the stored plan was altered.
-    pub async fn dag_version(&self, who: &Identity, dag: &DagId, version: Option<u32>) -> Result<VersionPlan> {
+    pub async fn dag_version(
+        &self,
+        who: &Identity,
+        dag: &DagId,
+        version: Option<u32>,
+    ) -> Result<VersionPlan> {
         dags::show(&self.core, &who.tenant, dag, version.unwrap_or(0)).await
     }
 
@@ -116,7 +118,13 @@ impl Orchestrator {
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
-    pub async fn set_disabled(&self, who: &Identity, dag: &DagId, version: u32, disabled: bool) -> Result<DagVersion> {
+    pub async fn set_disabled(
+        &self,
+        who: &Identity,
+        dag: &DagId,
+        version: u32,
+        disabled: bool,
+    ) -> Result<DagVersion> {
         who.check()?;
         dags::set_disabled(&self.core, who, dag, version, disabled).await
     }
@@ -217,9 +225,12 @@ impl Orchestrator {
     /// `LimitExceeded` for too many signals that nothing waits for; `Indeterminate` when it may have been recorded;
     /// and as [`Orchestrator::cancel`].
     pub async fn signal(&self, who: &Identity, run: RunId, name: &str, payload: Payload) -> Result<RunRow> {
-        let name = StepId::new(name).map_err(|error| Error::invalid("not a name of a signal").caused_by(error))?;
+        let name =
+            StepId::new(name).map_err(|error| Error::invalid("not a name of a signal").caused_by(error))?;
         if payload.len() > self.core.limits().payload_bytes {
-            return Err(Error::limit_exceeded("signal is too large").with("limit", self.core.limits().payload_bytes));
+            return Err(
+                Error::limit_exceeded("signal is too large").with("limit", self.core.limits().payload_bytes)
+            );
         }
         self.operate(who, run, Operation::Signal { name: name.to_string(), payload }).await
     }

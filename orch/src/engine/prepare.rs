@@ -115,7 +115,8 @@ impl Draft<'_> {
     fn change(&mut self, request: &Request) -> Result<Answer> {
         let core = self.core;
         let state = self.state.as_deref().ok_or_else(defect)?;
-        let version = |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
+        let version =
+            |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
         let (events, answer) =
             evaluate(state, &request.change, &core.worker, version, self.now, core.limits())?;
         self.note_before(&request.change, &events);
@@ -149,10 +150,14 @@ impl Draft<'_> {
 
     fn note_after(&mut self, request: &Request, answer: &Answer) -> Result<()> {
         match (&request.change, answer) {
-            (Change::Start { step, permit, .. }, Answer::Started) => self.launch(step.clone(), Arc::clone(permit))?,
+            (Change::Start { step, permit, .. }, Answer::Started) => {
+                self.launch(step.clone(), Arc::clone(permit))?
+            }
             (Change::Finish { permit: Some(permit), .. }, _) => self.places.push(Arc::clone(permit)),
             (Change::Look, _) => self.looked_at = true,
-            (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => self.looked_at = true,
+            (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => {
+                self.looked_at = true
+            }
             _ => {}
         }
         Ok(())
@@ -202,7 +207,8 @@ impl Draft<'_> {
         };
         if self.looked_at || state.ending.is_some() {
             let limits = self.core.limits();
-            self.effects.sub_runs = state.sub_runs().filter_map(|(at, ..)| SubRun::of(state, at, limits)).collect();
+            self.effects.sub_runs =
+                state.sub_runs().filter_map(|(at, ..)| SubRun::of(state, at, limits)).collect();
         }
         Ok(())
     }
@@ -228,8 +234,14 @@ impl Draft<'_> {
             };
             let step = state.key_of(at);
             let attempt = state.get(at).map_or(0, |step| step.attempt);
-            let start = Change::Start { step: step.clone(), attempt, cleared: super::change::Cleared::default(), permit: Arc::clone(&permit) };
-            let version = |uses: &crate::spec::Uses| self.core.executors.lookup(uses).map(|(_, v)| v.to_owned());
+            let start = Change::Start {
+                step: step.clone(),
+                attempt,
+                cleared: super::change::Cleared::default(),
+                permit: Arc::clone(&permit),
+            };
+            let version =
+                |uses: &crate::spec::Uses| self.core.executors.lookup(uses).map(|(_, v)| v.to_owned());
             match evaluate(state, &start, &self.core.worker, version, self.now, self.core.limits())? {
                 (events, Answer::Started) => {
                     let actor = Arc::clone(&self.core.actor);

@@ -23,10 +23,15 @@ fn key(tenant: &TenantId, result: Digest) -> DocKey {
 }
 
 /// The result kept under this key, and where it comes from.
-pub(super) async fn find(core: &Core, tenant: &TenantId, result: Digest) -> Result<Option<(Payload, ReusedFrom)>> {
+pub(super) async fn find(
+    core: &Core,
+    tenant: &TenantId,
+    result: Digest,
+) -> Result<Option<(Payload, ReusedFrom)>> {
     let Some(doc) = core.store.doc(&key(tenant, result)).await? else { return Ok(None) };
-    let kept: Kept = serde_json::from_str(&doc.body)
-        .map_err(|cause| Error::corrupt("a kept result has another shape").with("key", result).caused_by(cause))?;
+    let kept: Kept = serde_json::from_str(&doc.body).map_err(|cause| {
+        Error::corrupt("a kept result has another shape").with("key", result).caused_by(cause)
+    })?;
     Ok(Some((kept.output, kept.from)))
 }
 

@@ -74,7 +74,9 @@ impl Settings {
             return Err(Error::invalid("slots must lie between 1 and 100000").with("slots", self.slots));
         }
         if self.lease < Duration::from_millis(100) {
-            return Err(Error::invalid("lease must be at least 100 ms").with("lease", format!("{:?}", self.lease)));
+            return Err(
+                Error::invalid("lease must be at least 100 ms").with("lease", format!("{:?}", self.lease))
+            );
         }
         if self.sweep_every.is_zero() || self.cached_runs == 0 {
             return Err(Error::invalid("sweep_every and cached_runs must be more than zero"));

@@ -62,7 +62,9 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
     };
     let depth = sub_run.parent_depth + 1;
     if depth > core.limits().dag_depth {
-        return Err(Error::limit_exceeded("sub-dags are nested too deeply").with("limit", core.limits().dag_depth));
+        return Err(
+            Error::limit_exceeded("sub-dags are nested too deeply").with("limit", core.limits().dag_depth)
+        );
     }
     let published = dags::version(core, &child.tenant, id, *version).await?;
     let plan = core.plan_of(&published.plan)?;
@@ -72,12 +74,8 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
         Err(error) => return Err(Error::invalid(error.to_string())),
     };
     let inputs = submit::check_inputs(&plan, &input)?;
-    let parent = ParentStep {
-        attempt: sub_run.attempt,
-        depth,
-        run: sub_run.parent.run,
-        step: sub_run.step.clone(),
-    };
+    let parent =
+        ParentStep { attempt: sub_run.attempt, depth, run: sub_run.parent.run, step: sub_run.step.clone() };
     let created = crate::ledger::RunCreated {
         dag_id: id.clone(),
         dag_version: Some(*version),
@@ -107,8 +105,11 @@ pub(super) fn outcome(state: &RunState) -> Outcome {
     };
     match ended.status {
         RunStatus::Completed => {
-            let outputs: serde_json::Map<String, serde_json::Value> =
-                state.outputs().into_iter().map(|(id, output)| (id.to_owned(), output.get().clone())).collect();
+            let outputs: serde_json::Map<String, serde_json::Value> = state
+                .outputs()
+                .into_iter()
+                .map(|(id, output)| (id.to_owned(), output.get().clone()))
+                .collect();
             match Payload::of(&outputs) {
                 Ok(output) => Outcome::Succeeded(output),
                 Err(error) => Failure::fatal("output", error.to_string()).into(),

@@ -17,8 +17,8 @@ use crate::planner::{Plan, RunState, SharedPlan};
 use crate::spec::{Dag, InputSchema};
 use crate::store::RunRow;
 
-/// The longest run token and the longest rationale, in bytes.
-pub const TEXT_BYTES_MAX: usize = 1_024;
+/// The longest run token, rationale, actor and reason, in bytes.
+pub(super) const TEXT_BYTES_MAX: usize = 1_024;
 
 /// Which DAG to run.
 #[derive(Clone, Debug)]
@@ -89,7 +89,12 @@ pub(super) async fn submit(core: &Arc<Core>, who: &Identity, submit: Submit) -> 
     create(core, who, plan, version, submit, Origin::default()).await
 }
 
-async fn published(core: &Core, who: &Identity, dag: &DagId, version: u32) -> Result<(SharedPlan, Option<u32>)> {
+async fn published(
+    core: &Core,
+    who: &Identity,
+    dag: &DagId,
+    version: u32,
+) -> Result<(SharedPlan, Option<u32>)> {
     let found = dags::version(core, &who.tenant, dag, version).await?;
     Ok((core.plan_of(&found.plan)?, Some(found.version.version)))
 }
@@ -167,7 +172,9 @@ async fn create(
         replay_of: origin.replay_of,
         run_token,
         sandbox: core.settings.sandbox.clone(),
-        traceparent: Some(submit.traceparent.unwrap_or_else(|| format!("00-{run}-{:.16}-01", run.to_string()))),
+        traceparent: Some(
+            submit.traceparent.unwrap_or_else(|| format!("00-{run}-{:.16}-01", run.to_string())),
+        ),
     };
     let create = Change::Create(Box::new(Create { created, plan, reused: origin.reused }));
     let key = RunKey { tenant: who.tenant.clone(), run };
@@ -184,7 +191,9 @@ fn check_texts(submit: &Submit) -> Result<()> {
         }
     }
     if !(-1000..=1000).contains(&submit.priority) {
-        return Err(Error::invalid("priority must lie between -1000 and 1000").with("priority", submit.priority));
+        return Err(
+            Error::invalid("priority must lie between -1000 and 1000").with("priority", submit.priority)
+        );
     }
     if submit.traceparent.as_deref().is_some_and(|text| !is_traceparent(text)) {
         return Err(Error::invalid("traceparent is not a W3C trace context of version 00"));

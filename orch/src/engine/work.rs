@@ -1,10 +1,8 @@
 //! Executing attempts: claim hints, start what they name, run it, record how it ended.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -123,8 +121,12 @@ async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Settle {
     let key = item.key();
     let mut cleared = Cleared::default();
     loop {
-        let change =
-            Change::Start { step: item.step.clone(), attempt: item.attempt, cleared, permit: Arc::clone(&permit) };
+        let change = Change::Start {
+            step: item.step.clone(),
+            attempt: item.attempt,
+            cleared,
+            permit: Arc::clone(&permit),
+        };
         match core.request(key.clone(), Arc::clone(&core.actor), change).await {
             Ok(Answer::NeedsResult(result)) => match reuse(core, &item, result).await {
                 Ok(true) => return Settle::done(token),
@@ -197,7 +199,7 @@ pub(super) fn launch(core: &Arc<Core>, launch: Launch) {
 
 async fn attempt(core: &Arc<Core>, mut launch: Launch) {
     let id = (launch.step.clone(), launch.attempt);
-    let (context, redactor) = match context(core, &launch) {
+    let context = match context(core, &launch) {
         Ok(context) => context,
         Err(failure) => return record(core, &launch, Outcome::Failed(failure), None, None).await,
     };
@@ -215,7 +217,7 @@ async fn attempt(core: &Arc<Core>, mut launch: Launch) {
         (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
         (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
     };
-    let outcome = shrink(core, &launch, redactor.outcome(outcome)).await;
+    let outcome = shrink(core, &launch, outcome).await;
     let logs = keep_log(core, &launch, &log).await;
     let stop = core.active.end(&launch.run, &id);
     if !launch.spec.concurrency.is_empty() {
@@ -226,7 +228,7 @@ async fn attempt(core: &Arc<Core>, mut launch: Launch) {
 }
 
 /// Builds what the attempt is told, or says why it cannot be.
-fn context(core: &Arc<Core>, launch: &Launch) -> Result<(StepContext, Redactor), Failure> {
+fn context(core: &Arc<Core>, launch: &Launch) -> Result<StepContext, Failure> {
     let mut secrets = std::collections::BTreeMap::new();
     for name in &launch.spec.secrets {
         let secret = (core.secrets)(&launch.run.tenant, name)
@@ -234,9 +236,15 @@ fn context(core: &Arc<Core>, launch: &Launch) -> Result<(StepContext, Redactor),
         secrets.insert(name.clone(), secret);
     }
     let redactor = Redactor::new(&secrets);
-    let key = Digest::of_parts(&[b"orch/step/v1", launch.run.run.as_bytes(), launch.step.to_string().as_bytes()]);
-    let wall = launch.spec.limits.as_ref().and_then(|limits| limits.wall).map(|span| core.now().plus(span.duration()));
-    let context = StepContext {
+    let key =
+        Digest::of_parts(&[b"orch/step/v1", launch.run.run.as_bytes(), launch.step.to_string().as_bytes()]);
+    let wall = launch
+        .spec
+        .limits
+        .as_ref()
+        .and_then(|limits| limits.wall)
+        .map(|span| core.now().plus(span.duration()));
+    Ok(StepContext {
         run: launch.run.clone(),
         dag: launch.dag.clone(),
         step: launch.step.clone(),
@@ -251,9 +259,8 @@ fn context(core: &Arc<Core>, launch: &Launch) -> Result<(StepContext, Redactor),
         secrets: Arc::new(secrets),
         artifacts: core.artifacts.of(&launch.run.tenant),
         log: LogSink::new(Arc::clone(&core.clock), redactor.clone(), LogSink::BYTES_MAX),
-        progress: ProgressSink::new(redactor.clone()),
-    };
-    Ok((context, redactor))
+        progress: ProgressSink::new(redactor),
+    })
 }
 
 /// Runs the executor, watching over its time and over orders to stop.
@@ -266,26 +273,23 @@ async fn supervise(
     token: &CancellationToken,
 ) -> Outcome {
     let deadline = context.deadline;
-    let mut work = std::pin::pin!(AssertUnwindSafe(executor.execute(context, input)).catch_unwind());
+    let mut work = executor.execute(context, input);
     let out_of_time = async {
         match deadline {
             Some(deadline) => core.sleep_until(deadline).await,
             None => std::future::pending().await,
         }
     };
-    let ended_how = |ended: std::thread::Result<Outcome>| {
-        ended.unwrap_or_else(|_| Failure::retryable("panic", "the executor panicked").into())
-    };
     let told_to_stop = tokio::select! {
         biased;
-        ended = &mut work => return ended_how(ended),
+        outcome = &mut work => return outcome,
         () = token.cancelled() => Outcome::Cancelled,
         () = out_of_time => Outcome::TimedOut,
     };
     token.cancel();
     match tokio::time::timeout(core.settings.grace, work).await {
         // What it managed to do before it stopped counts.
-        Ok(Ok(Outcome::Succeeded(output))) => Outcome::Succeeded(output),
+        Ok(Outcome::Succeeded(output)) => Outcome::Succeeded(output),
         Ok(_) => told_to_stop,
         Err(_) => {
             tracing::warn!(run = %launch.run, step = %launch.step, "an attempt did not stop when told; it is abandoned");

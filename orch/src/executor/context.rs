@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::log::{LogSink, ProgressSink};
+use super::log::LogSink;
+use super::progress::ProgressSink;
 use super::secret::{Redactor, Secret};
 use crate::artifact::{Artifacts, TenantArtifacts};
 use crate::digest::Digest;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 use super::secret::Redactor;
 use crate::time::{Clock, Timestamp};
@@ -75,9 +75,16 @@ impl LogSink {
     pub fn line(&self, stream: LogStream, text: &str) {
         let clean = self.0.redactor.text(text);
         let mut state = self.state();
-        for line in clean.lines() {
+        for line in clean.strip_suffix('\n').unwrap_or(&clean).split('\n') {
+            let line = line.strip_suffix('\r').unwrap_or(line);
             state.push(self.0.clock.now(), stream, line, self.0.bytes_max);
         }
+    }
+
+    /// What hides the attempt's secrets.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        &self.0.redactor
     }
 
     /// Receives the lines that are logged from now on.
@@ -154,43 +161,6 @@ impl fmt::Debug for LogSink {
     }
 }
 
-/// Takes a step's word on how far it is; only the latest counts. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ProgressSink {
-    redactor: Redactor,
-    latest: watch::Sender<Option<Arc<str>>>,
-}
-
-impl ProgressSink {
-    /// The longest note in bytes; what lies beyond is cut off after redaction.
-    pub const NOTE_BYTES_MAX: usize = 1 << 10;
-
-    /// A sink that has been told nothing yet.
-    #[must_use]
-    pub fn new(redactor: Redactor) -> Self {
-        Self { redactor, latest: watch::Sender::new(None) }
-    }
-
-    /// Says how far the step is, such as `12 of 40 files`.
-    pub fn note(&self, text: &str) {
-        let clean = self.redactor.text(text);
-        let end = clean.floor_char_boundary(Self::NOTE_BYTES_MAX);
-        self.latest.send_replace(Some(clean[..end].into()));
-    }
-
-    /// The latest note.
-    #[must_use]
-    pub fn latest(&self) -> Option<Arc<str>> {
-        self.latest.borrow().clone()
-    }
-
-    /// Tells of each change of the latest note; notes in quick succession become one.
-    #[must_use]
-    pub fn follow(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.latest.subscribe()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,15 +231,5 @@ mod tests {
         let _ = log.finish();
         assert!(live.recv().await.is_err());
         assert!(log.follow().recv().await.is_err());
-    }
-
-    #[test]
-    fn only_the_latest_note_counts_and_it_is_short_and_clean() {
-        let progress = ProgressSink::new(redactor());
-        assert_eq!(progress.latest(), None);
-        progress.note("first");
-        progress.note(&format!("hunter22 {}", "é".repeat(2_000)));
-        let latest = progress.latest().unwrap();
-        assert!(latest.starts_with("[redacted] é") && latest.len() <= ProgressSink::NOTE_BYTES_MAX);
     }
 }

@@ -1,13 +1,24 @@
 //! What runs a step: the contract, what a step is handed, and where executors are looked up.
 
+#[cfg(feature = "builtins")]
+pub mod builtin;
 mod context;
+mod guard;
 mod log;
+#[cfg(all(feature = "process", unix))]
+pub mod process;
+mod progress;
 mod registry;
 mod secret;
 mod task;
 
+#[cfg(feature = "builtins")]
+pub use builtin::Builtins;
 pub use context::StepContext;
-pub use log::{LogLine, LogSink, LogStream, ProgressSink};
+pub use log::{LogLine, LogSink, LogStream};
+#[cfg(all(feature = "process", unix))]
+pub use process::{ProcessExecutor, ProcessSettings};
+pub use progress::ProgressSink;
 pub use registry::Executors;
 pub use secret::{Redactor, Secret};
 pub use task::TaskResult;

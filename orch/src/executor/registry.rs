@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::guard::Guard;
 use super::task::{Task, TaskResult};
 use super::{Executor, StepContext};
 use crate::error::{Error, Result};
@@ -80,6 +81,9 @@ impl Executors {
     /// Registers an executor for one way to write `uses`, such as `process` or `fn/scan`, or for all targets of a
     /// kind, such as `worker/*`. The exact one goes before the general one.
     ///
+    /// Every executor is guarded: a panic becomes the failure `panic`, and what stands in its outcome of the step's
+    /// secrets becomes `[redacted]`.
+    ///
     /// A pattern that no step can match, or that is taken, is a problem that [`Executors::check`] reports.
     #[must_use]
     pub fn executor(mut self, pattern: &str, version: &str, executor: Arc<dyn Executor>) -> Self {
@@ -88,7 +92,7 @@ impl Executors {
         } else if self.registered.contains_key(pattern) {
             self.problems.push(format!("`{pattern}` is registered twice"));
         } else {
-            let registered = Registered { executor, version: version.into() };
+            let registered = Registered { executor: Arc::new(Guard(executor)), version: version.into() };
             Arc::make_mut(&mut self.registered).insert(pattern.to_owned(), registered);
         }
         self
@@ -137,7 +141,7 @@ fn check_pattern(pattern: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::{Failure, Outcome};
+    use crate::executor::{Failure, Outcome, Secret};
     use crate::payload::Payload;
     use serde::Deserialize;
     use serde_json::json;
@@ -207,8 +211,21 @@ mod tests {
             Ok::<(), Failure>(())
         });
         let at_once = failure(run(&Executors::new().task("t", at_once), json!(null)).await);
-        assert_eq!(at_once, Failure::retryable("panic", "the task panicked: at once"));
-        assert_eq!(failure(run(&later, json!(null)).await).message, "the task panicked");
+        assert_eq!(at_once, Failure::retryable("panic", "the executor panicked: at once"));
+        assert_eq!(failure(run(&later, json!(null)).await).message, "the executor panicked");
+    }
+
+    #[tokio::test]
+    async fn a_secret_stays_out_of_outputs_and_failures() {
+        let executors = Executors::new().task("t", |context: StepContext, fails: bool| async move {
+            let text = format!("key {}", context.secrets["KEY"].expose());
+            if fails { Err(Failure::fatal("refused", text)) } else { Ok(text) }
+        });
+        let secrets = BTreeMap::from([("KEY".to_owned(), Secret::new("hunter22").unwrap())]);
+        let context = StepContext::standalone("fn/t".parse().unwrap()).with_secrets(secrets);
+        let outcome = run_in(&executors, context.clone(), json!(false)).await;
+        assert_eq!(outcome, Outcome::Succeeded(Payload::parse("\"key [redacted]\"").unwrap()));
+        assert_eq!(failure(run_in(&executors, context, json!(true)).await).message, "key [redacted]");
     }
 
     #[tokio::test]

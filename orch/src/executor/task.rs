@@ -1,12 +1,9 @@
 //! Async Rust functions as executors.
 
-use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::AssertUnwindSafe;
 
 use async_trait::async_trait;
-use futures::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -60,18 +57,14 @@ where
     Fut: Future<Output: TaskResult + Send> + Send + 'static,
 {
     async fn execute(&self, context: StepContext, input: Payload) -> Outcome {
-        let input = match read(&input) {
+        let input = match read_input(&input) {
             Ok(input) => input,
             Err(failure) => return failure.into(),
         };
         let cancellation = context.cancellation.clone();
-        let call = async { (self.function)(context, input).await };
         tokio::select! {
             biased;
-            ended = AssertUnwindSafe(call).catch_unwind() => match ended {
-                Ok(result) => result.into_outcome(),
-                Err(panic) => Failure::retryable("panic", words(panic.as_ref())).into(),
-            },
+            result = (self.function)(context, input) => result.into_outcome(),
             () = cancellation.cancelled() => Outcome::Cancelled,
         }
     }
@@ -79,7 +72,7 @@ where
 
 /// The input as the function's type. A step that says nothing has the input `null`, which a function whose
 /// fields are all optional reads as `{}`.
-fn read<T: DeserializeOwned>(input: &Payload) -> Result<T, Failure> {
+pub(super) fn read_input<T: DeserializeOwned>(input: &Payload) -> Result<T, Failure> {
     let parse = |text| serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text));
     parse(input.as_str()).or_else(|error| if input.is_null() { parse("{}") } else { Err(error) }).map_err(
         |error| {
@@ -95,11 +88,4 @@ fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&position).map_or(text.clone(), str::to_owned)
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.map_or_else(|| "the task panicked".to_owned(), |text| format!("the task panicked: {text}"))
 }

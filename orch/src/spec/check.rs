@@ -12,8 +12,8 @@ use super::template;
 use crate::limits::Limits;
 use crate::time::Span;
 
-/// Checks the syntax of a CEL expression; implemented by the room that evaluates them.
-pub trait ExpressionCheck {
+/// Checks the syntax of an expression; a test may bring its own language.
+pub(super) trait ExpressionCheck {
     /// The ids of the steps that `source` refers to.
     ///
     /// # Errors

@@ -13,14 +13,13 @@ mod source;
 mod suggest;
 mod template;
 
-pub use check::ExpressionCheck;
 pub use diagnostic::{Diagnostic, Diagnostics, PROBLEMS_MAX};
 pub use inputs::{InputProblem, InputSchema};
 pub use model::{
     ApiVersion, Concurrency, Dag, Edge, ForEach, Items, Kind, Network, OnExhausted, OnLost, ResourceLimits,
     Retry, Step, Uses,
 };
-pub use parse::parse;
+pub use parse::{parse, read_value};
 pub use schema::json_schema;
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! The way in: text to a checked document.
 
+use serde_json::Value;
+
 use super::check::{Context, ExpressionCheck, check};
 use super::diagnostic::{Diagnostics, Problems};
 use super::model::{Dag, Step};
 use super::read::read;
 use super::source;
+use crate::expr::Expression;
 use crate::id::StepId;
 use crate::limits::Limits;
 
@@ -17,7 +20,36 @@ use crate::limits::Limits;
 /// # Errors
 /// All problems at once, with their places; see [`Diagnostics`]. Only text that is neither JSON nor YAML, or
 /// too large, is reported alone.
-pub fn parse(
+pub fn parse(name: &str, text: &str, limits: &Limits) -> Result<Dag, Diagnostics> {
+    parse_with(name, text, limits, &Cel(limits))
+}
+
+/// Reads text that is JSON or YAML 1.2 into the value it stands for: no name twice in a map, no number that would not
+/// survive, within the limits of a spec.
+///
+/// # Errors
+/// All problems at once, with their places.
+pub fn read_value(name: &str, text: &str, limits: &Limits) -> Result<Value, Diagnostics> {
+    let mut problems = Problems::default();
+    match source::read(text, limits, &mut problems) {
+        Some(node) if problems.is_empty() => Ok(node.to_value()),
+        _ => Err(problems.into_diagnostics(name, text)),
+    }
+}
+
+/// Expressions are CEL.
+struct Cel<'a>(&'a Limits);
+
+impl ExpressionCheck for Cel<'_> {
+    fn check(&self, source: &str) -> Result<Vec<String>, (String, usize)> {
+        match Expression::compile(source, self.0) {
+            Ok(expression) => Ok(expression.references().iter().cloned().collect()),
+            Err(error) => Err((error.message, error.offset)),
+        }
+    }
+}
+
+pub(super) fn parse_with(
     name: &str,
     text: &str,
     limits: &Limits,

@@ -48,7 +48,7 @@ fn a_long_cycle_costs_linear_time_and_no_stack() {
         .map(|index| format!("- {{id: s{index}, uses: http, needs: [s{}]}}\n", (index + 1) % count))
         .collect();
     let limits = Limits { steps: count, ..Limits::default() };
-    let report = parse("x", &dag(&text), &limits, &Fake).unwrap_err();
+    let report = parse_with("x", &dag(&text), &limits, &Fake).unwrap_err();
     assert_eq!(report.problems[0].code, "cycle");
     assert!(report.problems[0].message.ends_with("(60000 steps)"));
 }

@@ -2,6 +2,8 @@ mod checks;
 mod roundtrip;
 mod shapes;
 
+use super::check::ExpressionCheck;
+use super::parse::parse_with;
 use super::*;
 use crate::limits::Limits;
 
@@ -21,7 +23,7 @@ impl ExpressionCheck for Fake {
 }
 
 fn read(text: &str) -> Result<Dag, Diagnostics> {
-    parse("x", text, &Limits::default(), &Fake)
+    parse_with("x", text, &Limits::default(), &Fake)
 }
 
 /// The problems of a text, each as `line:column code path`.

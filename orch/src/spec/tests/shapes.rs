@@ -122,8 +122,8 @@ fn more_steps_than_the_limit_are_refused() {
     let steps = |count: usize| {
         dag(&(0..count).map(|index| format!("- {{id: s{index}, uses: http}}\n")).collect::<String>())
     };
-    assert!(parse("x", &steps(2), &limits, &Fake).is_ok());
-    let report = parse("x", &steps(3), &limits, &Fake).unwrap_err();
+    assert!(parse_with("x", &steps(2), &limits, &Fake).is_ok());
+    let report = parse_with("x", &steps(3), &limits, &Fake).unwrap_err();
     assert_eq!((report.problems.len(), report.problems[0].code), (1, "limit-exceeded"));
 }
 
