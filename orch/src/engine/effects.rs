@@ -12,7 +12,7 @@ use crate::id::{DagId, RunId, RunKey, StepKey};
 use crate::ledger::{ReusedFrom, StepSucceeded};
 use crate::limits::Limits;
 use crate::payload::Payload;
-use crate::planner::{RunState, StepRef, child_token};
+use crate::planner::{RunState, SharedPlan, StepRef, child_token};
 use crate::queue::Item;
 use crate::spec::{Step, Uses};
 use crate::time::Timestamp;
@@ -51,8 +51,9 @@ pub(super) struct Launch {
     pub(super) attempt: u32,
     /// The input, or why there is none.
     pub(super) input: Result<Payload>,
-    pub(super) spec: Step,
-    pub(super) dag: DagId,
+    /// The plan and the step's place in it: a step is lent, not copied.
+    plan: SharedPlan,
+    at: StepRef,
     pub(super) run: RunKey,
     pub(super) traceparent: Option<String>,
     pub(super) deadline: Option<Timestamp>,
@@ -73,14 +74,26 @@ impl Launch {
             step,
             attempt: running.map_or(0, |step| step.attempt),
             input: state.attempt_input(at, limits),
-            spec: state.spec(at).clone(),
-            dag: state.created.dag_id.clone(),
+            plan: SharedPlan::clone(&state.plan),
+            at,
             run: state.key.clone(),
             traceparent: state.created.traceparent.clone(),
             deadline: state.attempt_deadline(at),
             lease_until: running.and_then(|step| step.lease_until).unwrap_or(Timestamp::MAX),
             permit,
         })
+    }
+}
+
+impl Launch {
+    /// The declaration of the step.
+    pub(super) fn spec(&self) -> &Step {
+        self.plan.step(self.at.step)
+    }
+
+    /// The DAG of the run.
+    pub(super) fn dag(&self) -> &DagId {
+        &self.plan.dag().id
     }
 }
 

@@ -212,7 +212,7 @@ async fn attempt(core: &Arc<Core>, mut launch: Launch) {
     );
     let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
     let (log, token) = (context.log.clone(), context.cancellation.clone());
-    let outcome = match (core.executors.lookup(&launch.spec.uses), input) {
+    let outcome = match (core.executors.lookup(&launch.spec().uses), input) {
         (Some((executor, _)), Ok(input)) => supervise(core, &launch, executor, context, input, &token).await,
         (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
         (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
@@ -220,7 +220,7 @@ async fn attempt(core: &Arc<Core>, mut launch: Launch) {
     let outcome = shrink(core, &launch, outcome).await;
     let logs = keep_log(core, &launch, &log).await;
     let stop = core.active.end(&launch.run, &id);
-    if !launch.spec.concurrency.is_empty() {
+    if !launch.spec().concurrency.is_empty() {
         let attempt = format!("{}/{}/{}", launch.run.run, launch.step, launch.attempt);
         release_slots(core, &launch.run.tenant, holder(&attempt));
     }
@@ -230,7 +230,7 @@ async fn attempt(core: &Arc<Core>, mut launch: Launch) {
 /// Builds what the attempt is told, or says why it cannot be.
 fn context(core: &Arc<Core>, launch: &Launch) -> Result<StepContext, Failure> {
     let mut secrets = std::collections::BTreeMap::new();
-    for name in &launch.spec.secrets {
+    for name in &launch.spec().secrets {
         let secret = (core.secrets)(&launch.run.tenant, name)
             .ok_or_else(|| Failure::fatal("secret_missing", format!("secret `{name}` is not known here")))?;
         secrets.insert(name.clone(), secret);
@@ -239,23 +239,23 @@ fn context(core: &Arc<Core>, launch: &Launch) -> Result<StepContext, Failure> {
     let key =
         Digest::of_parts(&[b"orch/step/v1", launch.run.run.as_bytes(), launch.step.to_string().as_bytes()]);
     let wall = launch
-        .spec
+        .spec()
         .limits
         .as_ref()
         .and_then(|limits| limits.wall)
         .map(|span| core.now().plus(span.duration()));
     Ok(StepContext {
         run: launch.run.clone(),
-        dag: launch.dag.clone(),
+        dag: launch.dag().clone(),
         step: launch.step.clone(),
         attempt: launch.attempt,
-        uses: launch.spec.uses.clone(),
+        uses: launch.spec().uses.clone(),
         idempotency_key: key.to_string(),
         traceparent: launch.traceparent.clone(),
         deadline: [launch.deadline, wall].into_iter().flatten().min(),
         cancellation: CancellationToken::new(),
-        limits: launch.spec.limits.clone(),
-        network: launch.spec.network.clone(),
+        limits: launch.spec().limits.clone(),
+        network: launch.spec().network.clone(),
         secrets: Arc::new(secrets),
         artifacts: core.artifacts.of(&launch.run.tenant),
         log: LogSink::new(Arc::clone(&core.clock), redactor.clone(), LogSink::BYTES_MAX),
