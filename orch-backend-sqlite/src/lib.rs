@@ -1,0 +1,1 @@
+//! Store, queue and lock of orch in one SQLite file.
