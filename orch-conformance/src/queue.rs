@@ -300,7 +300,8 @@ pub async fn a_claim_takes_what_it_asks_for(pair: Pair<dyn Queue>) {
         };
         let mut expected: Vec<_> = left.extract_if(.., |item| fits(item)).map(|item| item.id()).collect();
         let mut taken = ids(&taken);
-        (expected.sort(), taken.sort());
+        expected.sort();
+        taken.sort();
         assert!(!taken.is_empty());
         assert_eq!(taken, expected, "{queues:?} {tenants:?}");
     }
