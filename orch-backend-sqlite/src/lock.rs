@@ -22,12 +22,15 @@ impl SqliteLock {
     }
 }
 
-/// Forgets the holders that have a lapsed slot of the keys and hold nothing any more.
+/// Forgets the asker, and who has a lapsed slot of the keys, where they hold nothing any more.
 const FORGET_DEAD: &str = "
-    DELETE FROM slots WHERE tenant = ?1 AND holder IN (
-        SELECT d.holder FROM json_each(?2) e CROSS JOIN slots d ON d.tenant = ?1 AND d.key = e.value
-        WHERE d.lease_until <= ?3 AND NOT EXISTS (
-            SELECT 1 FROM slots l WHERE l.tenant = ?1 AND l.holder = d.holder AND l.lease_until > ?3))";
+    DELETE FROM slots WHERE tenant = ?1
+        AND holder IN (
+            SELECT ?4 UNION
+            SELECT d.holder FROM json_each(?2) e CROSS JOIN slots d ON d.tenant = ?1 AND d.key = e.value
+            WHERE d.lease_until <= ?3)
+        AND NOT EXISTS (
+            SELECT 1 FROM slots l WHERE l.tenant = ?1 AND l.holder = slots.holder AND l.lease_until > ?3)";
 
 /// Marks lapsed slots of the keys as lost, so that they stay lost if a clock goes backwards.
 const LOSE_LAPSED: &str = "
@@ -87,11 +90,11 @@ async fn held(connection: &mut SqliteConnection, acquire: &Acquire) -> sqlx::Res
     let keys: BTreeSet<_> = acquire.slots.iter().map(|slot| &slot.key).collect();
     let keys = json!(keys).to_string();
     let tenant = acquire.holder.tenant.as_str();
-    for sql in [FORGET_DEAD, LOSE_LAPSED] {
-        let clean = sqlx::query(sql).bind(tenant).bind(keys.as_str()).bind(acquire.now.as_micros());
-        clean.execute(&mut *connection).await?;
-    }
-    let held = sqlx::query(HELD).bind(tenant).bind(keys).bind(acquire.holder.name.as_str());
+    let now = acquire.now.as_micros();
+    let bound = |sql| sqlx::query(sql).bind(tenant).bind(keys.as_str()).bind(now);
+    bound(FORGET_DEAD).bind(acquire.holder.name.as_str()).execute(&mut *connection).await?;
+    bound(LOSE_LAPSED).execute(&mut *connection).await?;
+    let held = sqlx::query(HELD).bind(tenant).bind(keys.as_str()).bind(acquire.holder.name.as_str());
     let rows = held.fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)))).collect()
 }

@@ -208,10 +208,9 @@ impl Take {
 
     /// The asked pairs of tenant and queue that have ready items.
     async fn lanes(&self, connection: &mut SqliteConnection) -> sqlx::Result<Vec<(TenantId, QueueName)>> {
-        let listed = |names: Option<String>| names;
         let rows = sqlx::query(LANES)
-            .bind(listed(self.claim.tenants.as_ref().map(|tenants| json!(tenants).to_string())))
-            .bind(listed(self.claim.queues.as_ref().map(|queues| json!(queues).to_string())))
+            .bind(self.claim.tenants.as_ref().map(|tenants| json!(tenants).to_string()))
+            .bind(self.claim.queues.as_ref().map(|queues| json!(queues).to_string()))
             .fetch_all(connection)
             .await?;
         rows.iter().map(|row| Ok((tenant(row, 0)?, queue(row, 1)?))).collect()
@@ -258,18 +257,10 @@ impl Change for Renew {
     type Answer = Vec<Result<()>>;
 
     async fn apply(&self, connection: &mut SqliteConnection) -> sqlx::Result<Result<Self::Answer>> {
-        let mut live = live(connection, self.tokens.iter(), self.now).await?;
-        let renewed: Vec<_> = live.iter().map(|(id, _)| *id).collect();
+        let live = live(connection, self.tokens.iter(), self.now).await?;
+        let renewed: Vec<_> = live.keys().collect();
         let renew = sqlx::query(RENEW).bind(json!(renewed).to_string()).bind(self.until.as_micros());
         renew.execute(connection).await?;
-        if self.until <= self.now {
-            // A second mention of the same token comes after its lease has ended.
-            return Ok(Ok(self
-                .tokens
-                .iter()
-                .map(|token| live.remove(&parse(token).0).map_or_else(|| Err(lost(token)), |_| Ok(())))
-                .collect()));
-        }
         let holds = |token: &DeliveryToken| live.get(&parse(token).0) == Some(&parse(token).1);
         Ok(Ok(self.tokens.iter().map(|token| if holds(token) { Ok(()) } else { Err(lost(token)) }).collect()))
     }

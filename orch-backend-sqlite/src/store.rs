@@ -131,6 +131,9 @@ fn merge<'a>(
             next_id += 1;
             Current { id: next_id - 1, head: Head::EMPTY, is_new: true, place: None }
         });
+        if append.lines.is_empty() && append.row.is_none() {
+            continue;
+        }
         touched.push(key);
         current.head = append.head;
         if !append.lines.is_empty() {

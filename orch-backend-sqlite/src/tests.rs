@@ -148,8 +148,11 @@ async fn a_full_disk_changes_nothing_and_passes() {
     let mut writer = connections.writer;
     // SQLite answers a file at its page limit as it answers a full disk.
     writer.execute("PRAGMA max_page_count = 60").await.unwrap();
-    let database =
-        Arc::new(Database { writer: Writer::start(writer), readers: connections.readers, config: config.clone() });
+    let database = Arc::new(Database {
+        writer: Writer::start(writer),
+        readers: connections.readers,
+        config: config.clone(),
+    });
     let full = SqliteBackend { queue: SqliteQueue::new(Arc::clone(&database)), database };
     let head = land(&full, Head::EMPTY, "small").await.unwrap();
     let error = land(&full, head, &"big".repeat(500_000)).await.unwrap_err();
@@ -174,8 +177,7 @@ async fn a_file_locked_by_another_process_is_unavailable() {
 async fn many_processes_may_open_a_new_file_at_once() {
     for _ in 0..5 {
         let directory = tempfile::tempdir().unwrap();
-        let opening: Vec<_> =
-            (0..4).map(|_| tokio::spawn(SqliteBackend::open(config(&directory)))).collect();
+        let opening: Vec<_> = (0..4).map(|_| tokio::spawn(SqliteBackend::open(config(&directory)))).collect();
         for opened in opening {
             opened.await.unwrap().unwrap();
         }

@@ -9,10 +9,10 @@ use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
 use orch_conformance::Pair;
 
 async fn open() -> (SqliteBackend, SqliteBackend, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory is made");
     let config = SqliteConfig::new(directory.path().join("orch.db"));
-    let first = SqliteBackend::open(config.clone()).await.unwrap();
-    (first, SqliteBackend::open(config).await.unwrap(), directory)
+    let first = SqliteBackend::open(config.clone()).await.expect("a new file opens");
+    (first, SqliteBackend::open(config).await.expect("it opens twice"), directory)
 }
 
 async fn open_store() -> Pair<dyn Store> {

@@ -139,6 +139,8 @@ pub async fn l2_append_with_stale_head_changes_nothing(pair: Pair<dyn Store>) {
         for notes in [&["new"][..], &[]] {
             let mut append = append_row(&a, 1, stale, notes);
             append.row.as_mut().unwrap().actor = "intruder".into();
+            // A row needs entries, whatever the head.
+            append.row.take_if(|row| row.head == Head::EMPTY);
             for store in [&pair.first, &pair.second] {
                 assert_eq!(try_land(&**store, append.clone()).await, Some(ErrorKind::Conflict), "{stale:?}");
             }
@@ -239,6 +241,8 @@ pub async fn l2_malformed_appends_are_refused(pair: Pair<dyn Store>) {
     foreign.row.as_mut().unwrap().tenant = tenant("b");
     let mut behind = good();
     behind.row.as_mut().unwrap().head = Head::EMPTY;
+    let hollow = append_row(&a, 1, Head::EMPTY, &[]);
+    assert_eq!(try_land(&*pair.first, hollow).await, Some(ErrorKind::Invalid), "a row without entries");
     for (what, append) in [
         ("unended", unended),
         ("short", short),
