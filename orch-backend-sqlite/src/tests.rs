@@ -7,7 +7,7 @@ use std::time::Duration;
 use orch::ErrorKind;
 use orch::ledger::{Chain, Event, Head, RunPaused, Stream};
 use orch::store::{Append, EntriesRequest, Store};
-use sqlx::{Connection as _, Executor as _, SqliteConnection};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 
 use super::*;
 
@@ -45,6 +45,23 @@ async fn every_statement_prepares() {
     for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
         if let Err(error) = connections.writer.prepare(sqlx::SqlStr::from_static(sql)).await {
             panic!("{error}\n{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reads_a_whole_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        for row in sqlx::query(explain).fetch_all(&mut connections.writer).await.unwrap() {
+            let step: &str = row.get(3);
+            let whole =
+                step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains(" USING ");
+            let small = ["SCAN lane", "SCAN lanes", "SCAN fences", "SCAN CONSTANT ROW"].contains(&step)
+                || step.starts_with("SCAN (");
+            assert!(!whole || small, "{step}\n{sql}");
         }
     }
 }

@@ -17,8 +17,8 @@ pub(crate) const LANES: &str = "
     WITH RECURSIVE lanes (tenant, queue) AS (
         SELECT * FROM (SELECT tenant, queue FROM queue_items WHERE state = 1 ORDER BY tenant, queue LIMIT 1)
         UNION ALL
-        SELECT q.tenant, q.queue FROM lanes l CROSS JOIN queue_items q ON q.id = (
-            SELECT n.id FROM queue_items n WHERE n.state = 1 AND (n.tenant, n.queue) > (l.tenant, l.queue)
+        SELECT q.tenant, q.queue FROM lanes lane CROSS JOIN queue_items q ON q.id = (
+            SELECT n.id FROM queue_items n WHERE n.state = 1 AND (n.tenant, n.queue) > (lane.tenant, lane.queue)
             ORDER BY n.tenant, n.queue LIMIT 1)
     )
     SELECT tenant, queue FROM lanes
