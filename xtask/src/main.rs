@@ -1,0 +1,89 @@
+//! The project's own chores. `cargo xtask` lists them.
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+const HELP: &str = "\
+cargo xtask <chore>
+
+  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
+  tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests
+  bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
+";
+
+fn main() -> ExitCode {
+    let chore = std::env::args().nth(1);
+    let done = match chore.as_deref() {
+        Some("test") => test(),
+        Some("tidy") => tidy::check(&root()),
+        Some("bless") => bless(),
+        _ => Err(HELP.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            say(&problem);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a chore talks to the person who runs it")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn test() -> Result<(), String> {
+    tidy::check(&root())?;
+    cargo("format", &["fmt", "--all", "--", "--check"], &[])?;
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])?;
+    if has("nextest") {
+        cargo("tests", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"], &[])?;
+    } else {
+        cargo("tests", &["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"], &[])?;
+    }
+    cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
+    cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
+    let flags = [("RUSTDOCFLAGS", "--deny warnings")];
+    cargo("documentation", &["doc", "--workspace", "--locked", "--no-deps"], &flags)?;
+    if has("deny") {
+        cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;
+    }
+    say("everything holds");
+    Ok(())
+}
+
+fn bless() -> Result<(), String> {
+    let bless = [("ORCH_BLESS", "1"), ("TRYCMD", "overwrite"), ("INSTA_UPDATE", "always")];
+    cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
+    cargo("snapshots", &["test", "--package", "orch-cli"], &bless)
+}
+
+fn has(subcommand: &str) -> bool {
+    let mut probe = Command::new(cargo_path());
+    probe.args([subcommand, "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+fn cargo_path() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Runs cargo at the root, telling what for.
+fn cargo(what: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    say(&format!("── {what}: cargo {}", arguments.join(" ")));
+    let mut command = Command::new(cargo_path());
+    command.args(arguments).current_dir(root()).envs(environment.iter().copied());
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{what} failed ({status})")),
+        Err(error) => Err(format!("{what} cannot be run: {error}")),
+    }
+}
