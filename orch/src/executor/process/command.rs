@@ -50,7 +50,7 @@ impl Command {
         let mut command = tokio::process::Command::new(&self.command);
         command.args(&self.args).current_dir(self.directory(&settings.root)?);
         let own = identity(context);
-        command.env_clear().env("PATH", &settings.path).envs(own.iter().map(|(name, value)| (name, value)));
+        command.env_clear().env("PATH", &settings.path).envs(&own);
         for (name, value) in &self.env {
             check_name(name)?;
             if context.secrets.contains_key(name) {
