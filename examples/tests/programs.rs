@@ -1,18 +1,28 @@
 //! Each program runs to its end and says what its text promises.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::path::Path;
 use std::process::Command;
 
-fn says(program: &str, lines: &[&str]) {
-    let ran = Command::new(program).output().unwrap();
+/// Runs a program in a directory and answers the lines it prints.
+fn lines(program: &str, directory: &Path) -> Vec<String> {
+    let ran = Command::new(program).current_dir(directory).output().unwrap();
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{program}: {errors}");
-    assert_eq!(String::from_utf8(ran.stdout).unwrap().lines().collect::<Vec<_>>(), lines);
+    String::from_utf8(ran.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn says(program: &str, expected: &[&str]) {
+    assert_eq!(lines(program, tempfile::tempdir().unwrap().path()), expected);
 }
 
 #[test]
-fn embedding_adds_up_a_bill() {
-    says(env!("CARGO_BIN_EXE_embedding"), &["completed: total 15"]);
+fn embedding_adds_up_a_bill_and_finds_it_again_in_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_embedding");
+    assert_eq!(lines(program, directory.path()), ["completed: total 15 (new)"]);
+    assert_eq!(lines(program, directory.path()), ["completed: total 15 (known already)"]);
+    assert!(directory.path().join(".orch/embedding.db").is_file());
 }
 
 #[test]
@@ -46,8 +56,7 @@ fn a_parked_step_waits_for_a_person_and_then_goes_on() {
 #[test]
 fn process_steps_pass_data_on_and_leave_their_logs() {
     let program = env!("CARGO_BIN_EXE_process-steps");
-    let ran = Command::new(program).output().unwrap();
-    let mut lines: Vec<_> = std::str::from_utf8(&ran.stdout).unwrap().lines().collect();
+    let mut lines = lines(program, tempfile::tempdir().unwrap().path());
     // The two streams of one command are read side by side, so either may come first.
     lines[1..3].sort_unstable();
     assert_eq!(

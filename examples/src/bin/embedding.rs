@@ -1,13 +1,19 @@
-//! Task: run a pipeline of your own async functions, with types, inside your own program.
+//! Task: run a pipeline of your own async functions, with types, inside your own program, on one SQLite file.
 //!
 //! ```sh
 //! cargo run -p orch-examples --bin embedding
 //! ```
+//!
+//! Run it twice: the second time, the same submission finds the run that is already in `.orch/embedding.db`.
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
+
+use std::sync::Arc;
 
 use orch::engine::{DagRef, Identity, Orchestrator, Submit};
 use orch::executor::{Failure, StepContext};
 use orch::{Limits, TenantId};
+use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
+use serde_json::json;
 
 /// The input of `fn/price`. What does not fit is refused before the function is called, and the field named.
 #[derive(serde::Deserialize)]
@@ -40,18 +46,24 @@ steps:
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let orchestrator = Orchestrator::builder().task("price", price).task("sum", sum).start()?;
+    let sqlite = SqliteBackend::open(SqliteConfig::new(".orch/embedding.db")).await?;
+    let store = Arc::new(sqlite.store());
+    let orchestrator = Orchestrator::builder().store(store).task("price", price).task("sum", sum).start()?;
+
     let who = Identity::new(TenantId::new("cafe")?, "waiter");
     let bill = orch::spec::parse("bill.yaml", BILL, &Limits::default())?;
-    let orders =
-        serde_json::json!({ "orders": [{ "item": "tea", "count": 2 }, { "item": "cake", "count": 1 }] });
+    let orders = json!({ "orders": [{ "item": "tea", "count": 2 }, { "item": "cake", "count": 1 }] });
+    let submit = Submit::new(DagRef::Unpublished(Box::new(bill)), orders);
+    // The token makes it one run, however often it is submitted.
+    let submit = Submit { run_token: Some("table-7".to_owned()), ..submit };
 
-    let submitted =
-        orchestrator.submit(&who, Submit::new(DagRef::Unpublished(Box::new(bill)), orders)).await?;
+    let submitted = orchestrator.submit(&who, submit).await?;
     let run = orchestrator.wait(&who, submitted.run.run).await?;
     let state = orchestrator.inspect(&who, run.run).await?;
+    let total = state.outputs()["total"].get();
+    println!("{}: total {total} ({})", run.status, if submitted.new { "new" } else { "known already" });
 
-    println!("{}: total {}", run.status, state.outputs()["total"].get());
     orchestrator.shutdown().await;
+    sqlite.close().await;
     Ok(())
 }
