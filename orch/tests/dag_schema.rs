@@ -41,7 +41,7 @@ fn reader_and_schema_agree() {
         with("/timeout", json!("1h 30m")),
         with("/edges", json!([])),
         with("/steps/0/uses", json!("dag/x@12")),
-        with("/steps/0/with", json!({"a": [1, null, "${{ x }}"]})),
+        with("/steps/0/with", json!({"a": [1, null, "${{ inputs.x }}"]})),
         with("/steps/0/forEach", json!({"items": "inputs.list", "maxParallel": 3})),
         with("/steps/0/forEach", json!({"items": [1, "a"]})),
         with("/steps/0/retry", json!({"maxAttempts": 100, "onLost": "park"})),

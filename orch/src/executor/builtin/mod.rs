@@ -6,14 +6,19 @@
 //! | `fn/echo` | anything | the input |
 //! | `fn/sleep` | `duration` | null |
 //! | `fn/fail` | `times?`, `code?`, `message?`, `retryable?` | `attempts` |
-//! | `fn/read` | `path`, `as?`, `maxBytes?` | `path`, `size`, `sha256`, `text` or `base64` |
+//! | `fn/read` | `path`, `as?`, `maxBytes?` | `path`, `size`, `sha256`, `text`, `base64` or `artifact` |
 //! | `fn/parse` | `format`, `text` or `artifact` | the document |
+//! | `fn/cel` | `expression`, `vars?` | the value, over `inputs` = `vars` |
 //! | `fn/template` | `template` or `artifact`, `data?`, `artifacts?`, `as?` | `text` or `json` |
 //! | `fn/hash` | `text`, `value`, `items` or `artifact` | `sha256`, `items?` |
 //! | `fn/write` | `name`, `text`, `value`, `lines` or `artifact`, `mediaType?`, `path?` | `artifact`, `path?` |
 //!
+//! Files of `fn/write` lie below `DAG-out/` in the output directory, DAG being the id of the run's DAG: one DAG writes
+//! nowhere else, and two DAGs do not write over each other's files.
+//!
 //! All give the same output for the same input, files aside. A failure that no attempt can cure is final.
 
+mod cel;
 mod document;
 mod flow;
 mod hash;
@@ -36,7 +41,7 @@ pub const TEXT_BYTES_MAX: usize = 16 << 20;
 pub struct Builtins {
     /// What `fn/read` may read. Without it there is no `fn/read`.
     pub root: Option<PathBuf>,
-    /// Where `fn/write` may write files. Without it, it makes artifacts only.
+    /// The directory in which `fn/write` makes a directory `DAG-out` for each DAG. Without it, it makes artifacts only.
     pub output: Option<PathBuf>,
 }
 
@@ -50,6 +55,7 @@ impl Builtins {
             .task("sleep", flow::sleep)
             .task("fail", flow::fail)
             .task("parse", document::parse)
+            .task("cel", cel::cel)
             .task("template", template::template)
             .task("hash", hash::hash);
         let output = self.output.map(Arc::<std::path::Path>::from);

@@ -29,6 +29,16 @@ impl Room {
         Self::open(directory)
     }
 
+    /// A directory of this one, made if it is not there, as a room of its own.
+    pub(super) fn below(&self, name: &str) -> Result<Self, Failure> {
+        let failed = |error| file_failure(Path::new(name), &error);
+        match self.directory.create_dir(name) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+        self.directory.open_dir(name).map(|directory| Self { directory }).map_err(failed)
+    }
+
     /// All bytes of a regular file.
     pub(super) fn read(&self, path: &str, bytes_max: u64) -> Result<Vec<u8>, Failure> {
         let path = inside(path)?;
@@ -47,10 +57,10 @@ impl Room {
         Ok(bytes)
     }
 
-    /// Writes a whole file: a reader sees the old one or the new one. Makes the directories above it.
-    pub(super) fn write(&self, path: &str, bytes: &[u8], attempt: &str) -> Result<(), Failure> {
-        let path = inside(path)?;
-        let failed = |error| file_failure(&path, &error);
+    /// Writes a whole file, named by a path from [`inside`]: a reader sees the old one or the new one. Makes the
+    /// directories above it.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8], attempt: &str) -> Result<(), Failure> {
+        let failed = |error| file_failure(path, &error);
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if let Some(parent) = parent {
             // Opened first, because making it would only say that something is there when a link leads outside.
@@ -62,13 +72,13 @@ impl Room {
             }
             .map_err(failed)?;
         }
-        if self.directory.metadata(&path).is_ok_and(|found| found.is_dir()) {
+        if self.directory.metadata(path).is_ok_and(|found| found.is_dir()) {
             return Err(Failure::fatal("not_a_file", format!("{} is a directory", path.display())));
         }
         // The same attempt takes the same name again, so an interrupted one leaves at most one file behind.
         let unique = Digest::of_parts(&[attempt.as_bytes(), path.as_os_str().as_encoded_bytes()]).to_string();
         let temporary = parent.unwrap_or(Path::new("")).join(format!(".orch-{}.tmp", &unique[..16]));
-        self.replace(&temporary, &path, bytes).map_err(|error| {
+        self.replace(&temporary, path, bytes).map_err(|error| {
             // What matters is said by the first error.
             let _ = self.directory.remove_file(&temporary);
             failed(error)

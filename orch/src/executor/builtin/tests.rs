@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn written(&self, path: &str) -> String {
-        std::fs::read_to_string(self.directory.path().join("out").join(path)).unwrap()
+        std::fs::read_to_string(self.directory.path().join("out/standalone-out").join(path)).unwrap()
     }
 
     async fn run(&self, name: &str, input: Value) -> Outcome {
@@ -136,8 +136,9 @@ async fn no_path_leads_out_of_the_root() {
     link("../secret", "relative");
     link("/etc/hostname", "absolute");
     link("..", "up");
-    std::fs::create_dir(bench.directory.path().join("out")).unwrap();
-    std::os::unix::fs::symlink("..", bench.directory.path().join("out/up")).unwrap();
+    let own = bench.directory.path().join("out/standalone-out");
+    std::fs::create_dir_all(&own).unwrap();
+    std::os::unix::fs::symlink("../..", own.join("up")).unwrap();
     for path in ["../secret", "a/../../secret", "/etc/hostname", "relative", "absolute", "up/secret"] {
         assert_has!(bench.fails("read", json!({"path": path})).await, "path_outside_root", path);
     }
@@ -191,7 +192,7 @@ async fn a_malformed_document_says_where() {
         ("toml", "a = 1\nb = ", ["toml", "line 2 column"]),
         ("toml", "a = [1, 9007199254740993]", ["toml: a[1]", "beyond 2^53"]),
         ("toml", "x.y = nan", ["toml: x.y", "no infinity and no NaN"]),
-        ("yaml", "a: 1\nb: [", ["yaml", "line"]),
+        ("yaml", "a: 1\nb: [", ["yaml:2:4", "unclosed"]),
         ("yaml", "a: 1\na: 2", ["yaml", "duplicate"]),
         ("yaml", "a: 9007199254740993", ["yaml", "beyond 2^53"]),
         ("yaml", "a: .inf", ["yaml", "inf"]),
@@ -288,9 +289,13 @@ async fn write_makes_an_artifact_and_a_file_of_the_same_bytes() {
         let artifact: ArtifactRef = serde_json::from_value(written["artifact"].clone()).unwrap();
         assert_eq!((artifact.media_type.as_str(), artifact.size), (media_type, bytes.len() as u64));
         assert_eq!(bench.context.artifacts.get(&artifact.hash).await.unwrap(), bytes);
-        assert_eq!((bench.written("deep/er/x").as_str(), &written["path"]), (bytes, &json!("deep/er/x")));
+        assert_eq!(
+            (bench.written("deep/er/x").as_str(), &written["path"]),
+            (bytes, &json!("standalone-out/deep/er/x"))
+        );
     }
-    let names: Vec<_> = std::fs::read_dir(bench.directory.path().join("out/deep/er")).unwrap().collect();
+    let names: Vec<_> =
+        std::fs::read_dir(bench.directory.path().join("out/standalone-out/deep/er")).unwrap().collect();
     assert_eq!(names.len(), 1, "a temporary file is left: {names:?}");
     let again = json!({"name": "y", "artifact": bench.artifact("text/x", "kept").await, "path": "y"});
     assert_eq!(bench.ok("write", again).await["artifact"]["mediaType"], "text/x");
@@ -298,6 +303,62 @@ async fn write_makes_an_artifact_and_a_file_of_the_same_bytes() {
     assert_has!(bench.fails("write", json!({"name": "x", "text": "", "path": "deep"})).await, "not_a_file");
     assert_has!(bench.fails("write", json!({"name": "x"})).await, "exactly one of");
     assert_has!(bench.fails("write", json!({"name": "\n", "text": ""})).await, "name");
+}
+
+#[tokio::test]
+async fn a_file_can_be_read_straight_into_an_artifact() {
+    let bench = Bench::new();
+    std::fs::write(bench.root().join("raw"), [0xff, 0x00]).unwrap();
+    let found = bench.ok("read", json!({"path": "raw", "as": "artifact"})).await;
+    let artifact: ArtifactRef = serde_json::from_value(found["artifact"].clone()).unwrap();
+    assert_eq!(bench.context.artifacts.get(&artifact.hash).await.unwrap().as_ref(), [0xff, 0x00]);
+    assert_eq!((&found["sha256"], &found["size"]), (&json!(artifact.hash), &json!(2)));
+}
+
+#[tokio::test]
+async fn each_dag_writes_below_a_directory_of_its_own() {
+    let mut bench = Bench::new();
+    let out = bench.directory.path().join("out");
+    for dag in ["first", "second.dag"] {
+        bench.context.dag = crate::DagId::new(dag).unwrap();
+        let written = bench.ok("write", json!({"name": "x", "text": dag, "path": "./x"})).await;
+        assert_eq!(written["path"], format!("{dag}-out/x"));
+    }
+    assert_eq!(std::fs::read_to_string(out.join("first-out/x")).unwrap(), "first");
+    assert_eq!(std::fs::read_to_string(out.join("second.dag-out/x")).unwrap(), "second.dag");
+    std::os::unix::fs::symlink("../first-out", out.join("second.dag-out/link")).unwrap();
+    for path in ["link/x", "../first-out/x"] {
+        let failure = bench.fails("write", json!({"name": "x", "text": "over", "path": path})).await;
+        assert_has!(failure, "path_outside_root");
+    }
+    std::os::unix::fs::symlink("/tmp", out.join("third-out")).unwrap();
+    bench.context.dag = crate::DagId::new("third").unwrap();
+    assert_has!(
+        bench.fails("write", json!({"name": "x", "text": "", "path": "x"})).await,
+        "path_outside_root"
+    );
+    assert_eq!(std::fs::read_to_string(out.join("first-out/x")).unwrap(), "first");
+}
+
+#[tokio::test]
+async fn an_expression_sees_its_vars_and_nothing_else() {
+    let bench = Bench::new();
+    let cel = |expression: &str| json!({"expression": expression, "vars": {"n": [3, 1, 2], "who": "a"}});
+    assert_eq!(bench.ok("cel", cel("inputs.n.sort().map(x, x * 2)")).await, json!([2, 4, 6]));
+    assert_eq!(bench.ok("cel", json!({"expression": "{'a': 1 + 1}"})).await, json!({"a": 2}));
+    for (expression, parts) in [
+        ("1 +", ["invalid_input: expression: syntax error", "character 4"]),
+        ("input.n", ["invalid_input: expression", "inputs"]),
+        ("steps.a.output", ["invalid_input: expression", "`vars`"]),
+        ("item", ["invalid_input: expression", "`vars`"]),
+        ("inputs.nn", ["expression_failed: no-such-field", "who"]),
+        ("run.id", ["expression_failed: type-mismatch", "null"]),
+        ("inputs.n + 'x'", ["expression_failed: type-mismatch", "list"]),
+        ("range(100000).map(a, range(100000))", ["expression_failed: out-of-fuel", ""]),
+    ] {
+        assert_has!(bench.fails("cel", cel(expression)).await, parts[0], parts[1]);
+    }
+    assert_has!(bench.fails("cel", json!({"vars": {}})).await, "missing field `expression`");
 }
 
 #[tokio::test]

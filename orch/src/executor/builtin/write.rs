@@ -23,13 +23,14 @@ pub(super) struct Write {
     value: Option<Value>,
     lines: Option<Vec<Value>>,
     artifact: Option<ArtifactRef>,
-    /// Where to put a file, below the output root.
+    /// Where to put a file, below the directory of the DAG.
     path: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 pub(super) struct Written {
     artifact: ArtifactRef,
+    /// Where the file is, from the output directory on.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
 }
@@ -44,9 +45,9 @@ pub(super) async fn write(
     if input.name.is_empty() || input.name.len() > 255 || input.name.chars().any(char::is_control) {
         return Err(invalid("name: 1 to 255 bytes without control characters"));
     }
-    let output = match (&input.path, output) {
+    let file = match (&input.path, output) {
         (None, _) => None,
-        (Some(path), Some(output)) => inside(path).map(|_| Some(output))?,
+        (Some(path), Some(output)) => Some((output, inside(path)?)),
         (Some(_), None) => {
             return Err(Failure::fatal(
                 "no_output_root",
@@ -65,11 +66,12 @@ pub(super) async fn write(
     };
     let media_type = input.media_type.unwrap_or(usual);
     let artifact = context.artifacts.put(media_type, Some(input.name), bytes.clone()).await?;
-    if let (Some(output), Some(path)) = (output, input.path.clone()) {
-        let attempt = format!("{}/{}", context.idempotency_key, context.attempt);
-        apart(move || Room::create(&output)?.write(&path, &bytes, &attempt)).await?;
-    }
-    Ok(Written { artifact, path: input.path })
+    let Some((output, path)) = file else { return Ok(Written { artifact, path: None }) };
+    let folder = format!("{}-out", context.dag);
+    let written = Path::new(&folder).join(&path).display().to_string();
+    let attempt = format!("{}/{}", context.idempotency_key, context.attempt);
+    apart(move || Room::create(&output)?.below(&folder)?.write(&path, &bytes, &attempt)).await?;
+    Ok(Written { artifact, path: Some(written) })
 }
 
 fn joined(lines: &[Value]) -> String {

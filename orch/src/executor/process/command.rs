@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::ProcessSettings;
 use crate::executor::task::read_input;
-use crate::executor::{Failure, Outcome, Secret};
+use crate::executor::{Failure, Outcome, StepContext};
 use crate::payload::Payload;
 
 /// The longest piece of standard error in a failure's message, in bytes.
@@ -45,20 +45,27 @@ impl Command {
     pub(super) fn prepare(
         &self,
         settings: &ProcessSettings,
-        secrets: &BTreeMap<String, Secret>,
+        context: &StepContext,
     ) -> Result<tokio::process::Command, Failure> {
         let mut command = tokio::process::Command::new(&self.command);
         command.args(&self.args).current_dir(self.directory(&settings.root)?);
-        command.env_clear().env("PATH", &settings.path);
+        let own = identity(context);
+        command.env_clear().env("PATH", &settings.path).envs(&own);
         for (name, value) in &self.env {
             check_name(name)?;
-            if secrets.contains_key(name) {
+            if context.secrets.contains_key(name) {
                 return Err(invalid(format!("env.{name}: a declared secret has that name")));
+            }
+            if own.contains_key(name.as_str()) {
+                return Err(invalid(format!("env.{name}: this one is set by orch itself")));
             }
             command.env(name, value);
         }
-        for (name, secret) in secrets {
+        for (name, secret) in context.secrets.iter() {
             check_name(name)?;
+            if own.contains_key(name.as_str()) {
+                return Err(invalid(format!("secrets: {name} is set by orch itself")));
+            }
             if secret.expose().contains('\0') {
                 return Err(invalid(format!("the secret {name} holds the character NUL")));
             }
@@ -98,6 +105,18 @@ impl Command {
         }
         Ok(directory)
     }
+}
+
+/// What an attempt is told about itself.
+fn identity(context: &StepContext) -> BTreeMap<&'static str, String> {
+    let mut own = BTreeMap::from([
+        ("ORCH_ATTEMPT", context.attempt.to_string()),
+        ("ORCH_IDEMPOTENCY_KEY", context.idempotency_key.clone()),
+        ("ORCH_RUN_ID", context.run.run.to_string()),
+        ("ORCH_STEP", context.step.to_string()),
+    ]);
+    own.extend(context.traceparent.clone().map(|traceparent| ("TRACEPARENT", traceparent)));
+    own
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

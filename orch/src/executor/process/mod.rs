@@ -64,9 +64,17 @@ impl ProcessSettings {
 /// |---|---|
 /// | `command` | a name looked up in `PATH`, or a path |
 /// | `args` | its arguments |
-/// | `env` | its environment beside `PATH` and the declared secrets; nothing is inherited |
+/// | `env` | its environment beside `PATH`, the declared secrets and the variables below; nothing is inherited |
 /// | `stdin` | a string as it is, anything else as JSON |
 /// | `workdir` | a directory below the root |
+///
+/// | variable | what a child learns about itself |
+/// |---|---|
+/// | `ORCH_RUN_ID` | the run |
+/// | `ORCH_STEP` | the step, children of a `forEach` as `step[index]` |
+/// | `ORCH_ATTEMPT` | which attempt, from 1 |
+/// | `ORCH_IDEMPOTENCY_KEY` | the same for all attempts of the step in this run |
+/// | `TRACEPARENT` | W3C trace context, the same for all attempts; only where there is one |
 ///
 /// Standard output that is JSON becomes the step's output, other text becomes `{"stdout": text}`. Failures: `exit_N`
 /// and `signal_N` (retryable), `output_limit`, `command_not_found`, `limit_not_enforceable` and others (final).
@@ -93,7 +101,7 @@ impl ProcessExecutor {
     async fn run(&self, context: &StepContext, input: &Payload) -> Result<Outcome, Failure> {
         refuse_unenforceable(context)?;
         let command = Command::read(input)?;
-        let mut group = Group::spawn(command.prepare(&self.settings, &context.secrets)?)?;
+        let mut group = Group::spawn(command.prepare(&self.settings, context)?)?;
         let declared = context.limits.as_ref().and_then(|limits| limits.output);
         let bytes_max = declared.unwrap_or(self.settings.output_bytes).min(self.settings.output_bytes_max);
         let mut out = Capture::new(LogStream::Stdout, bytes_max, context.log.clone());

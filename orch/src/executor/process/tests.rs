@@ -132,11 +132,35 @@ async fn the_environment_is_what_was_declared_and_nothing_else() {
     let printed = output(bench.run(input).await);
     let mut lines: Vec<_> = printed["stdout"].as_str().unwrap().lines().collect();
     lines.sort_unstable();
+    let own: Vec<_> = lines.extract_if(.., |line| line.starts_with("ORCH_")).collect();
     assert_eq!(lines, ["MODE=test", "PATH=/usr/bin:/bin", "TOKEN=[redacted]"]);
+    let run = format!("ORCH_RUN_ID={}", bench.context.run.run);
+    let known = ["ORCH_ATTEMPT=1", "ORCH_IDEMPOTENCY_KEY=standalone", run.as_str(), "ORCH_STEP=standalone"];
+    assert_eq!(own, known);
     let check = "test \"$TOKEN\" = hunter2\"\"2";
     assert_eq!(output(bench.sh(check).await), json!({"stdout": ""}));
     let clash = failure(bench.run(json!({"command": "true", "env": {"TOKEN": "x"}})).await);
     assert_eq!(clash, Failure::fatal("invalid_input", "env.TOKEN: a declared secret has that name"));
+}
+
+#[tokio::test]
+async fn a_child_knows_its_attempt_and_its_trace_and_nothing_can_pose_as_them() {
+    let mut bench = Bench::new();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    bench.context.traceparent = Some(trace.to_owned());
+    bench.context.attempt = 3;
+    bench.context.step = "scan[7]".parse().unwrap();
+    let told = output(bench.sh("echo \"$ORCH_STEP $ORCH_ATTEMPT $TRACEPARENT\"").await);
+    assert_eq!(told, json!({"stdout": format!("scan[7] 3 {trace}\n")}));
+    for name in ["ORCH_RUN_ID", "ORCH_STEP", "ORCH_ATTEMPT", "ORCH_IDEMPOTENCY_KEY", "TRACEPARENT"] {
+        let posed = failure(bench.run(json!({"command": "true", "env": {name: "x"}})).await);
+        let message = format!("env.{name}: this one is set by orch itself");
+        assert_eq!(posed, Failure::fatal("invalid_input", message));
+    }
+    let secrets = BTreeMap::from([("ORCH_STEP".to_owned(), Secret::new("hunter22").unwrap())]);
+    bench.context = bench.context.with_secrets(secrets);
+    let posed = failure(bench.sh("true").await);
+    assert_eq!(posed, Failure::fatal("invalid_input", "secrets: ORCH_STEP is set by orch itself"));
 }
 
 #[tokio::test]
