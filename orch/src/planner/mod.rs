@@ -8,6 +8,8 @@ mod operate;
 mod plan;
 mod scope;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use decide::{advance, child_token, decide};
 pub use fold::unshared_plan;
