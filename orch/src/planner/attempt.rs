@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::executor::{Failure, Outcome};
 use crate::id::{StepKey, WorkerId};
 use crate::ledger::{
-    ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunStarted, StepCancelled, StepFailed, StepLost, StepParked, StepStarted,
-    StepStatus, StepSucceeded,
+    ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunStarted, StepCancelled, StepFailed,
+    StepLost, StepParked, StepStarted, StepStatus, StepSucceeded,
 };
 use crate::limits::Limits;
 use crate::payload::Payload;

@@ -4,7 +4,8 @@ use super::state::{RunState, StepRef};
 use crate::error::{Error, Result};
 use crate::id::StepKey;
 use crate::ledger::{
-    Event, GateDecided, RunCancelRequested, RunPaused, RunResumed, RunRetried, RunStatus, SignalReceived, StepStatus,
+    Event, GateDecided, RunCancelRequested, RunPaused, RunResumed, RunRetried, RunStatus, SignalReceived,
+    StepStatus,
 };
 use crate::limits::Limits;
 use crate::payload::Payload;
@@ -175,16 +176,11 @@ const STUCK: [StepStatus; 3] = [StepStatus::Failed, StepStatus::Parked, StepStat
 /// Takes out of `chosen` what must not be retried because a step it led to is under way; answers the first such step
 /// with what is under way.
 fn leave_out_busy(state: &RunState, chosen: &mut Vec<StepRef>) -> Option<(StepKey, StepKey)> {
-    let mut first = None;
-    loop {
-        let mut touched: Vec<u32> = chosen.iter().map(|at| at.step).collect();
-        touched.dedup();
-        // An expanded step that is left out may be under way itself, hence the loop.
-        let Some((guilty, busy)) = state.first_busy_after(&touched) else { return first };
-        first.get_or_insert((state.key_of(StepRef::top(guilty)), state.key_of(StepRef::top(busy))));
-        let leads_to_busy = state.leads_to_busy(&touched);
-        chosen.retain(|at| !leads_to_busy[at.step as usize]);
-    }
+    let touched: Vec<u32> = chosen.iter().map(|at| at.step).collect();
+    let (guilty, busy) = state.first_busy_after(&touched)?;
+    let leads_to_busy = state.leads_to_busy();
+    chosen.retain(|at| !leads_to_busy[at.step as usize]);
+    Some((state.key_of(StepRef::top(guilty)), state.key_of(StepRef::top(busy))))
 }
 
 fn choose(state: &RunState, at: StepRef, stuck: &[StepStatus], chosen: &mut Vec<StepRef>) {

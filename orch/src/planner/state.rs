@@ -212,6 +212,11 @@ impl Wait {
     pub fn is_decided(&self) -> bool {
         self.verdict.as_ref().is_some_and(|verdict| self.expires_at.is_none_or(|end| verdict.at < end))
     }
+
+    /// Whether it can fail: its time is up, or a verdict was given.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.verdict.is_some() || self.expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 /// The children of a `forEach` step.
@@ -412,30 +417,30 @@ impl RunState {
         self.spec(at).for_each.as_ref().and_then(|each| each.max_parallel).unwrap_or(u32::MAX)
     }
 
-    /// For each position, whether it is under way without being in `touched` (sorted), or leads to such a step.
-    pub(super) fn leads_to_busy(&self, touched: &[u32]) -> Vec<bool> {
-        let busy: Vec<u32> =
-            (0..self.plan_len()).filter(|p| touched.binary_search(p).is_err() && self.is_busy(*p)).collect();
-        self.plan.upstream(&busy)
+    /// For each position, whether a step downstream of it is under way.
+    pub(super) fn leads_to_busy(&self) -> Vec<bool> {
+        let busy = (0..self.plan_len()).filter(|position| self.is_busy(*position));
+        let needed: Vec<u32> = busy.flat_map(|position| self.plan.needs(position)).copied().collect();
+        self.plan.upstream(&needed)
     }
 
-    /// The first of `touched` (sorted) that leads to a step under way, with that step.
-    pub(super) fn first_busy_after(&self, touched: &[u32]) -> Option<(u32, u32)> {
-        let leads = self.leads_to_busy(touched);
-        let guilty = touched.iter().copied().find(|position| leads[*position as usize])?;
+    /// The first of `positions` that leads to a step under way, with that step.
+    pub(super) fn first_busy_after(&self, positions: &[u32]) -> Option<(u32, u32)> {
+        let leads = self.leads_to_busy();
+        let guilty = positions.iter().copied().find(|position| leads[*position as usize])?;
         let downstream = self.plan.downstream(&[guilty]);
-        let busy =
-            |p: &u32| downstream[*p as usize] && touched.binary_search(p).is_err() && self.is_busy(*p);
+        let busy = |p: &u32| *p != guilty && downstream[*p as usize] && self.is_busy(*p);
         Some((guilty, (0..self.plan_len()).find(busy)?))
     }
 
-    /// Whether a declared step is under way.
+    /// Whether a declared step, or a child of it, is under way.
     fn is_busy(&self, position: u32) -> bool {
-        self.index.retries.contains(&StepRef::top(position))
-            || matches!(
-                self.steps[position as usize].status,
-                StepStatus::Queued | StepStatus::Running | StepStatus::Waiting
-            )
+        let step = &self.steps[position as usize];
+        match step.status {
+            StepStatus::Queued | StepStatus::Waiting => true,
+            StepStatus::Running => step.map.as_ref().is_none_or(|map| map.active > 0),
+            _ => self.index.retries.contains(&StepRef::top(position)),
+        }
     }
 
     /// The number of declared steps, as positions are counted.

@@ -37,7 +37,10 @@ impl RunState {
         let turn = self.index.retries.contains(&at)
             || match (at.child, &self.steps[at.step as usize].map) {
                 (None, _) => self.index.frontier.contains(&at.step),
-                (Some(child), Some(map)) => map.next == child || map.again.contains(&child),
+                (Some(child), Some(map)) => {
+                    self.index.open_needs[at.step as usize] == 0
+                        && (map.next == child || map.again.contains(&child))
+                }
                 (Some(_), None) => false,
             };
         if turn {
@@ -66,12 +69,7 @@ impl RunState {
     }
 
     /// The attempt under way that an entry is about.
-    pub(super) fn expect_running(
-        &self,
-        key: &StepKey,
-        what: &'static str,
-        attempt: u32,
-    ) -> Result<StepRef> {
+    pub(super) fn expect_running(&self, key: &StepKey, what: &'static str, attempt: u32) -> Result<StepRef> {
         let at = self.expect(key, what, &[StepStatus::Running])?;
         if self.at(at).map.is_some() {
             return Err(Error::corrupt("a step with children is no attempt itself")
@@ -145,9 +143,13 @@ impl RunState {
         for dependent in plan.dependents(at.step) {
             let open = &mut self.index.open_needs[*dependent as usize];
             *open -= 1;
-            if *open == 0 && self.steps[*dependent as usize].status == StepStatus::Pending {
+            if *open > 0 {
+                continue;
+            }
+            if self.steps[*dependent as usize].status == StepStatus::Pending {
                 self.index.frontier.insert(*dependent);
             }
+            self.refresh_map(*dependent);
         }
     }
 
@@ -174,11 +176,14 @@ impl RunState {
     }
 
     /// Notes whether there is something to decide about an expanded step: it is to be settled, or has a free place
-    /// and a child for it.
+    /// and a child for it. One whose needs were retried together with its children waits for them.
     pub(super) fn refresh_map(&mut self, step: u32) {
         let Some(map) = &self.steps[step as usize].map else { return };
         let count = map.len();
-        let room = map.active < self.places(StepRef::top(step)) && (map.next < count || !map.again.is_empty());
+        let ready = self.index.open_needs[step as usize] == 0;
+        let room = ready
+            && map.active < self.places(StepRef::top(step))
+            && (map.next < count || !map.again.is_empty());
         if self.index.expanded.contains(&step) && (map.settled == count || room) {
             self.index.maps.insert(step);
         } else {

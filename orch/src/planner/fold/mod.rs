@@ -93,7 +93,9 @@ impl RunState {
                 self.ending = Some(Ending { code: e.code.clone(), reason: e.reason.clone() });
             }
             Event::RunCompleted(e) => self.end(RunStatus::Completed, at, e.outputs_hash, None)?,
-            Event::RunFailed(e) => self.end(RunStatus::Failed, at, e.outputs_hash, Some((&e.code, &e.message)))?,
+            Event::RunFailed(e) => {
+                self.end(RunStatus::Failed, at, e.outputs_hash, Some((&e.code, &e.message)))?
+            }
             Event::RunCancelled(e) => self.end(RunStatus::Cancelled, at, e.outputs_hash, None)?,
             Event::StepScheduled(e) => self.scheduled(at, e)?,
             Event::StepStarted(e) => self.started(at, e)?,
@@ -167,7 +169,9 @@ impl RunState {
     /// them stays as it is.
     fn retried(&mut self, now: Timestamp, e: &RunRetried) -> Result<()> {
         let ended = self.ended.as_ref().map(|ended| ended.status);
-        if ended.is_some_and(|status| status != RunStatus::Failed) || (ended.is_none() && self.ending.is_some()) {
+        if ended.is_some_and(|status| status != RunStatus::Failed)
+            || (ended.is_none() && self.ending.is_some())
+        {
             return Err(Error::corrupt("only a run that failed or goes on can be retried"));
         }
         let mut touched = Vec::with_capacity(e.steps.len());
@@ -217,6 +221,7 @@ impl RunState {
             } else {
                 self.index.frontier.remove(&position);
             }
+            self.refresh_map(position);
         }
     }
 

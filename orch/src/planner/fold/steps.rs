@@ -28,6 +28,9 @@ impl RunState {
                 .with("attempt", e.attempt));
         }
         let had_place = self.is_active(at);
+        if at.child.is_some() && !had_place && self.map_mut(at.step).active >= self.places(at) {
+            return Err(Error::corrupt("a child is scheduled without a free place").with("step", &e.step));
+        }
         self.leave_line(at);
         let step = self.at_mut(at);
         step.attempt = e.attempt;
@@ -123,6 +126,9 @@ impl RunState {
             (None, Some(map)) if map.settled == map.len() && map.failed == 0 => map.collect(),
             _ => return Err(wrong_kind("step.succeeded", &e.step)),
         };
+        if self.at(at).status == StepStatus::Waiting && !self.wait_is_met(at, now) {
+            return Err(Error::corrupt("what the step waits for has not come").with("step", &e.step));
+        }
         self.take_signal(at);
         let step = self.at_mut(at);
         step.output = Some(Box::new(LazyValue::new(output)));
@@ -131,6 +137,18 @@ impl RunState {
         step.logs = e.logs.clone().map(Box::new);
         self.settle(at, StepStatus::Succeeded, now);
         Ok(())
+    }
+
+    /// Whether the verdict, the signal or the time that a step waits for is there.
+    fn wait_is_met(&self, at: StepRef, now: Timestamp) -> bool {
+        let Some(wait) = &self.at(at).wait else { return false };
+        match (&wait.asked, &wait.signal) {
+            (Some(_), _) => {
+                wait.is_decided() && wait.verdict.as_ref().is_some_and(|verdict| verdict.approved)
+            }
+            (None, Some(name)) => self.index.signals.contains_key(name),
+            (None, None) => wait.until.is_some_and(|until| until <= now),
+        }
     }
 
     /// A wait that succeeds takes the oldest signal of its name with it.
@@ -163,6 +181,9 @@ impl RunState {
             (StepStatus::Pending, _) => drop(self.expect_turn(&e.step, "step.failed")?),
             (_, Some(map)) if map.settled == map.len() && map.failed > 0 => {}
             (_, Some(_)) => return Err(wrong_kind("step.failed", &e.step)),
+            (StepStatus::Waiting, None) if !step.wait.as_ref().is_some_and(|wait| wait.is_over(now)) => {
+                return Err(Error::corrupt("the wait is neither rejected nor over").with("step", &e.step));
+            }
             (_, None) => self.expect_attempt(at, &e.step, "step.failed", e.attempt)?,
         }
         let attempt_ran = step.status == StepStatus::Running && step.map.is_none();
@@ -249,7 +270,9 @@ impl RunState {
         }
         match &step.map {
             Some(map) if map.settled < map.len() => {
-                return Err(Error::corrupt("children are cancelled before their parent").with("step", &e.step));
+                return Err(
+                    Error::corrupt("children are cancelled before their parent").with("step", &e.step)
+                );
             }
             None if step.status == StepStatus::Running => {
                 self.expect_attempt(at, &e.step, "step.cancelled", e.attempt)?;
@@ -275,7 +298,12 @@ impl RunState {
     }
 
     /// The step whose turn it is to begin, if the engine carries it itself in the way of `kind`.
-    fn expect_carried(&self, key: &StepKey, what: &'static str, kind: impl Fn(&Uses) -> bool) -> Result<StepRef> {
+    fn expect_carried(
+        &self,
+        key: &StepKey,
+        what: &'static str,
+        kind: impl Fn(&Uses) -> bool,
+    ) -> Result<StepRef> {
         self.expect_starts(what)?;
         self.expect_begun(what)?;
         let at = self.expect_turn(key, what)?;

@@ -41,9 +41,9 @@ fn permutations(names: &[&'static str]) -> Vec<Vec<&'static str>> {
 fn naive_order(dag: &[(&'static str, Vec<&'static str>)]) -> Vec<&'static str> {
     let mut order: Vec<&'static str> = Vec::new();
     while order.len() < dag.len() {
-        let ready = dag.iter().filter(|(id, needs)| {
-            !order.contains(id) && needs.iter().all(|need| order.contains(need))
-        });
+        let ready = dag
+            .iter()
+            .filter(|(id, needs)| !order.contains(id) && needs.iter().all(|need| order.contains(need)));
         order.push(ready.map(|(id, _)| *id).min().unwrap());
     }
     order
@@ -69,9 +69,9 @@ fn the_order_is_kahns_with_the_smallest_ready_id_first() {
     assert_eq!(seen, 1 + 2 * 2 + 6 * 8 + 24 * 64);
 }
 
-/// How each step of the exhaustive runs ends: succeed, succeed after a retry, fail at once, fail after all attempts,
-/// be lost and then succeed.
-const OUTCOMES: usize = 5;
+/// How each step of the exhaustive runs ends: succeed, succeed after a failed and a lost attempt, fail at once, fail
+/// after all attempts.
+const OUTCOMES: usize = 4;
 
 fn drive(plan: &SharedPlan, choice: &[usize], check_all: bool) -> Sim {
     let mut sim = Sim::new(plan);
@@ -85,16 +85,17 @@ fn drive(plan: &SharedPlan, choice: &[usize], check_all: bool) -> Sim {
         let at = sim.state.queued().next().expect("R4: something is queued");
         sim.wait_for(at);
         // R3: what it needs is settled.
-        assert!(sim.state.plan.needs(at.step).iter().all(|n| sim.state.steps()[*n as usize].status.is_settled()));
+        assert!(
+            sim.state.plan.needs(at.step).iter().all(|n| sim.state.steps()[*n as usize].status.is_settled())
+        );
         sim.start(at);
         let attempt = sim.state.get(at).unwrap().attempt;
         match choice[at.step as usize] {
             0 => sim.finish(at, good()),
-            1 if attempt == 2 => sim.finish(at, good()),
-            1 | 3 => sim.finish(at, flaky()),
+            1 if attempt == 2 => sim.pass(LEASE),
+            1 if attempt == 3 => sim.finish(at, good()),
             2 => sim.finish(at, fatal()),
-            _ if attempt == 1 => sim.pass(LEASE),
-            _ => sim.finish(at, good()),
+            _ => sim.finish(at, flaky()),
         }
     }
     sim
@@ -104,16 +105,18 @@ fn drive(plan: &SharedPlan, choice: &[usize], check_all: bool) -> Sim {
 fn every_small_dag_with_every_outcome_runs_as_declared_to_its_right_end() {
     for count in 1..=NAMES.len() {
         for (number, dag) in dags(&NAMES[..count]).iter().enumerate() {
-            let step = |(id, needs): &(&str, Vec<&str>)| {
-                with(task(id, needs), json!({"retry": {"maxAttempts": 2}}))
-            };
+            let step =
+                |(id, needs): &(&str, Vec<&str>)| with(task(id, needs), json!({"retry": {"maxAttempts": 2}}));
             let plan = plan_of(&dag.iter().map(step).collect::<Vec<_>>());
             for code in 0..OUTCOMES.pow(u32::try_from(count).unwrap()) {
                 let choice: Vec<usize> =
                     (0..count).map(|i| code / OUTCOMES.pow(u32::try_from(i).unwrap()) % OUTCOMES).collect();
-                // Looking at every state of every run takes long; every seventh covers them all many times over.
-                let sim = drive(&plan, &choice, (code + number) % 7 == 0);
-                sim.check();
+                // Looking at every state of every run takes long; every 31st meets them all many times over.
+                let looked_at = (code + number) % 31 == 0;
+                let sim = drive(&plan, &choice, looked_at);
+                if looked_at {
+                    sim.check();
+                }
                 check_end(&sim, &plan, &choice);
             }
         }
@@ -136,8 +139,11 @@ fn check_end(sim: &Sim, plan: &SharedPlan, choice: &[usize]) {
     let failed = expected.contains(&StepStatus::Failed);
     assert_eq!(sim.ended(), Some(if failed { RunStatus::Failed } else { RunStatus::Completed }));
     if choice.iter().all(|c| *c == 0) {
-        let started: Vec<String> =
-            sim.story().into_iter().filter_map(|line| line.strip_prefix("step.started ").map(str::to_owned)).collect();
+        let started: Vec<String> = sim
+            .story()
+            .into_iter()
+            .filter_map(|line| line.strip_prefix("step.started ").map(str::to_owned))
+            .collect();
         let order: Vec<&str> = plan.steps().iter().map(|step| step.id.as_str()).collect();
         assert_eq!(started, order, "R3: one worker follows the plan");
     }
