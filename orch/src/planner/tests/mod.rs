@@ -1,5 +1,6 @@
 //! A pure simulator of workers, and the properties that every state must have.
 
+mod explanations;
 mod fence;
 mod loops;
 mod operations;
