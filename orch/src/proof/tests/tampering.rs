@@ -116,11 +116,13 @@ fn rechained(sim: &Sim, change: impl Fn(&mut Event)) -> Kept {
     Kept { lines: lines.lines().map(str::to_owned).collect(), head, row: sim.state.row() }
 }
 
+type Change = Box<dyn Fn(&mut Event)>;
+
 #[tokio::test]
 async fn what_does_not_follow_is_found_even_if_the_chain_was_made_anew() {
     let sim = mixed("t");
     let other = Payload::parse("\"forged\"").unwrap();
-    let changes: [(&str, Box<dyn Fn(&mut Event)>); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("hash_differs", {
             let other = other.clone();
             Box::new(move |event| {
