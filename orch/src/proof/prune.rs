@@ -26,6 +26,9 @@ pub struct PruneRuns {
 /// Deletes finished runs; answers how many went. Their heads are recorded in the `checkpoint` stream first
 /// (invariant P1); after a crash between the two, running it again finishes what was begun.
 ///
+/// That record is chained but not signed. Who must tell a lawful deletion from one made up by somebody with the
+/// database exports a checkpoint afterwards and keeps it: its own entry fixes everything recorded before it.
+///
 /// # Errors
 /// As the store.
 pub async fn prune_runs(store: &dyn Store, request: &PruneRuns) -> Result<usize> {

@@ -19,7 +19,7 @@ fn layered(layers: usize, width: usize) -> Value {
 
 #[test]
 fn a_long_chain_and_a_wide_layer_are_planned_without_recursion() {
-    for (layers, width) in [(50_000, 1), (100, 500)] {
+    for (layers, width) in [(100_000, 1), (200, 500)] {
         let plan = plan_from(layered(layers, width));
         assert_eq!(plan.steps().len(), layers * width);
         for (position, step) in (0..).zip(plan.steps()) {
