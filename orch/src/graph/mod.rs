@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::ledger::StepStatus;
 use crate::spec::{Dag, Items, Step};
 
 pub use layout::{COMPACT_ABOVE, Layout, Placed, layout};
@@ -41,69 +42,21 @@ pub struct Node {
     /// A smaller line under the label, such as `fn/echo ×12`. May be empty.
     pub detail: String,
     /// How the step stands; `None` in a picture of a document, which has no run.
-    pub status: Option<Status>,
+    pub status: Option<StepStatus>,
 }
 
-/// How a step stands. The words are those of the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Status {
-    /// Its needs are not settled yet.
-    Pending,
-    /// A worker may take it.
-    Queued,
-    /// An attempt is under way.
-    Running,
-    /// It waits for time, a signal or a decision.
-    Waiting,
-    /// It is done.
-    Succeeded,
-    /// It is done, badly.
-    Failed,
-    /// Its condition was false.
-    Skipped,
-    /// It waits for a person after its last attempt.
-    Parked,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-impl Status {
-    /// Every status, in the order of a legend.
-    pub const ALL: [Self; 9] = [
-        Self::Succeeded,
-        Self::Failed,
-        Self::Running,
-        Self::Waiting,
-        Self::Parked,
-        Self::Queued,
-        Self::Pending,
-        Self::Skipped,
-        Self::Cancelled,
-    ];
-
-    /// The status as a word, lowercase.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Waiting => "waiting",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Parked => "parked",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The status that `word` names.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.word() == word)
-    }
-}
+/// The statuses in the order of a legend: what matters most first.
+const LEGEND: [StepStatus; 9] = [
+    StepStatus::Succeeded,
+    StepStatus::Failed,
+    StepStatus::Running,
+    StepStatus::Waiting,
+    StepStatus::Parked,
+    StepStatus::Queued,
+    StepStatus::Pending,
+    StepStatus::Skipped,
+    StepStatus::Cancelled,
+];
 
 impl Graph {
     /// The graph of a document: nodes in topological order with ties in lexical order of step id, edges from
@@ -151,7 +104,7 @@ impl Node {
 
     /// What is known besides the label, as one line; may be empty.
     fn caption(&self) -> String {
-        let word = self.status.map_or("", Status::word);
+        let word = self.status.map_or("", StepStatus::as_str);
         let parts: Vec<&str> =
             [self.detail.as_str(), word].into_iter().filter(|part| !part.is_empty()).collect();
         parts.join(" · ")

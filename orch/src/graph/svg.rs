@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use super::measure::{DETAIL, HEADING, LABEL, SMALL_LABEL, fit, width};
 use super::text::printable;
-use super::{Graph, Layout, Node, Placed, Status};
+use super::{Graph, LEGEND, Layout, Node, Placed};
+use crate::ledger::StepStatus;
 
 /// Colours and fonts. Plain rules only, so that tools other than browsers show them too.
 const STYLE: &str = include_str!("style.css");
@@ -61,18 +62,19 @@ pub fn to_svg(graph: &Graph, layout: &Layout) -> String {
 }
 
 /// The statuses that occur, each with its count in words.
-fn legend(graph: &Graph) -> Vec<(Status, String)> {
-    let mut counts: BTreeMap<Status, usize> = BTreeMap::new();
+fn legend(graph: &Graph) -> Vec<(StepStatus, String)> {
+    let mut counts: BTreeMap<StepStatus, usize> = BTreeMap::new();
     for status in graph.nodes.iter().filter_map(|node| node.status) {
         *counts.entry(status).or_default() += 1;
     }
-    let words =
-        |status: Status| counts.get(&status).map(|count| (status, format!("{count} {}", status.word())));
-    Status::ALL.into_iter().filter_map(words).collect()
+    let words = |status: StepStatus| {
+        counts.get(&status).map(|count| (status, format!("{count} {}", status.as_str())))
+    };
+    LEGEND.into_iter().filter_map(words).collect()
 }
 
 /// What a reader who cannot see the picture should know.
-fn description(graph: &Graph, layout: &Layout, legend: &[(Status, String)]) -> String {
+fn description(graph: &Graph, layout: &Layout, legend: &[(StepStatus, String)]) -> String {
     let columns = layout.nodes.iter().map(|placed| placed.layer + 1).max().unwrap_or(0);
     let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let mut text = format!(
@@ -90,41 +92,41 @@ fn description(graph: &Graph, layout: &Layout, legend: &[(Status, String)]) -> S
 
 /// The arrowhead, and the sign of every status in use: 16 pixels across, around the origin. Browsers style what
 /// `<use>` shows as a tree of its own, so the classes of signs are styled without naming an ancestor.
-fn definitions(out: &mut String, legend: &[(Status, String)]) {
+fn definitions(out: &mut String, legend: &[(StepStatus, String)]) {
     out.push_str("<defs>\n<marker id=\"orch-tip\" markerUnits=\"userSpaceOnUse\" markerWidth=\"8\" ");
     out.push_str("markerHeight=\"8\" refX=\"2\" refY=\"4\" orient=\"auto\">");
     out.push_str("<path class=\"tip\" d=\"M0.5 0.5 8 4 0.5 7.5 2 4z\"/></marker>\n");
     for (status, _) in legend {
-        let _ = writeln!(out, "<g id=\"orch-{}\">{}</g>", status.word(), sign(*status));
+        let _ = writeln!(out, "<g id=\"orch-{}\">{}</g>", status.as_str(), sign(*status));
     }
     out.push_str("</defs>\n");
 }
 
-const fn sign(status: Status) -> &'static str {
+const fn sign(status: StepStatus) -> &'static str {
     match status {
-        Status::Succeeded => {
+        StepStatus::Succeeded => {
             "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-3.4 .3-1 2.7 3.6-2.3\"/>"
         }
-        Status::Failed => {
+        StepStatus::Failed => {
             "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-2.7-2.7 2.7 2.7M2.7-2.7-2.7 2.7\"/>"
         }
-        Status::Running => {
+        StepStatus::Running => {
             "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-solid\" d=\"M-2.3-3.9 4.1 0-2.3 3.9z\"/>"
         }
-        Status::Waiting => {
+        StepStatus::Waiting => {
             "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M0-4.2V.4L2.9 2.2\"/>"
         }
-        Status::Parked => {
+        StepStatus::Parked => {
             "<circle class=\"orch-disc\" r=\"8\"/><path class=\"orch-sign\" d=\"M-2.1-2.8V2.8M2.1-2.8V2.8\"/>"
         }
-        Status::Queued => {
+        StepStatus::Queued => {
             "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-disc\" d=\"M-4.7-1h2v2h-2zM-1-1h2v2h-2zM2.7-1h2v2h-2z\"/>"
         }
-        Status::Pending => "<circle class=\"orch-ring\" r=\"7.2\" stroke-dasharray=\"2.6 1.92\"/>",
-        Status::Skipped => {
+        StepStatus::Pending => "<circle class=\"orch-ring\" r=\"7.2\" stroke-dasharray=\"2.6 1.92\"/>",
+        StepStatus::Skipped => {
             "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-disc\" d=\"M-3.7-3 0 0-3.7 3zM0-3 3.7 0 0 3z\"/>"
         }
-        Status::Cancelled => {
+        StepStatus::Cancelled => {
             "<circle class=\"orch-ring\" r=\"7.2\"/><path class=\"orch-ring\" d=\"M-4.6-4.6 4.6 4.6\"/>"
         }
     }
@@ -134,10 +136,10 @@ fn legend_step(words: &str) -> i64 {
     24 + width(words, DETAIL) + 18
 }
 
-fn draw_legend(out: &mut String, legend: &[(Status, String)]) {
+fn draw_legend(out: &mut String, legend: &[(StepStatus, String)]) {
     let mut x = MARGIN;
     for (status, words) in legend {
-        let word = status.word();
+        let word = status.as_str();
         let _ = write!(out, "<use class=\"{word}\" href=\"#orch-{word}\" x=\"{}\" y=\"66\"/>", x + 8);
         let _ = writeln!(out, "<text class=\"count\" x=\"{}\" y=\"70\">{words}</text>", x + 22);
         x += legend_step(words);
@@ -178,9 +180,9 @@ fn tooltip(node: &Node) -> String {
 /// Opens the group of a card and draws its box.
 fn open_card(out: &mut String, node: &Node, placed: &Placed, size: &str, radius: i64) {
     let Placed { x, y, w, h, .. } = placed;
-    let word = node.status.map_or("", Status::word);
+    let word = node.status.map_or("", StepStatus::as_str);
     let quiet = match node.status {
-        Some(Status::Pending | Status::Skipped | Status::Cancelled) => "quiet",
+        Some(StepStatus::Pending | StepStatus::Skipped | StepStatus::Cancelled) => "quiet",
         _ => "",
     };
     let classes: Vec<&str> = [size, word, quiet].into_iter().filter(|class| !class.is_empty()).collect();
@@ -205,7 +207,7 @@ fn draw_card(out: &mut String, node: &Node, placed: &Placed) {
         "<text class=\"label\" x=\"{text_x}\" y=\"{label_y}\">{}</text>",
         escape(&fit(&node.label, LABEL, room))
     );
-    if let Some(word) = node.status.map(Status::word) {
+    if let Some(word) = node.status.map(StepStatus::as_str) {
         let _ = write!(out, "<use href=\"#orch-{word}\" x=\"{}\" y=\"{}\"/>", x + 22, y + 28);
         let _ = write!(
             out,
@@ -226,7 +228,7 @@ fn draw_card(out: &mut String, node: &Node, placed: &Placed) {
 fn draw_small_card(out: &mut String, node: &Node, placed: &Placed) {
     let Placed { x, y, w, .. } = *placed;
     open_card(out, node, placed, "small", 7);
-    let text_x = if let Some(word) = node.status.map(Status::word) {
+    let text_x = if let Some(word) = node.status.map(StepStatus::as_str) {
         let _ = write!(out, "<use href=\"#orch-{word}\" x=\"{}\" y=\"{}\"/>", x + 14, y + 13);
         x + 28
     } else {

@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{Graph, Node, Status};
+use super::{Graph, Node};
+use crate::ledger::StepStatus;
 
 /// The outline and the fill of a status; readable on white, and the word is always written as well.
-const fn colours(status: Status) -> (&'static str, &'static str) {
+const fn colours(status: StepStatus) -> (&'static str, &'static str) {
     match status {
-        Status::Succeeded => ("#1a7f37", "#eaf6ed"),
-        Status::Failed => ("#cf222e", "#fdecec"),
-        Status::Running => ("#0969da", "#e8f2fd"),
-        Status::Waiting => ("#8250df", "#f3edfd"),
-        Status::Parked => ("#bc4c00", "#fdf0e6"),
-        Status::Pending | Status::Queued | Status::Skipped | Status::Cancelled => ("#59636e", "#f3f5f7"),
+        StepStatus::Succeeded => ("#1a7f37", "#eaf6ed"),
+        StepStatus::Failed => ("#cf222e", "#fdecec"),
+        StepStatus::Running => ("#0969da", "#e8f2fd"),
+        StepStatus::Waiting => ("#8250df", "#f3edfd"),
+        StepStatus::Parked => ("#bc4c00", "#fdf0e6"),
+        StepStatus::Pending | StepStatus::Queued | StepStatus::Skipped | StepStatus::Cancelled => {
+            ("#59636e", "#f3f5f7")
+        }
     }
 }
 
@@ -49,16 +52,16 @@ pub fn to_mermaid(graph: &Graph) -> String {
     let mut out = format!("---\ntitle: {title}\n---\nflowchart LR\n");
     for (at, node) in graph.nodes.iter().enumerate() {
         let lines = lines(node).map(|line| mermaid_escape(&line)).collect::<Vec<_>>().join("<br/>");
-        let class = node.status.map_or(String::new(), |status| format!(":::{}", status.word()));
+        let class = node.status.map_or(String::new(), |status| format!(":::{}", status.as_str()));
         let _ = writeln!(out, "  n{at}[\"{lines}\"]{class}");
     }
     for (from, to) in ends(graph) {
         let _ = writeln!(out, "  n{} --> n{}", from.0, to.0);
     }
-    let used: BTreeSet<Status> = graph.nodes.iter().filter_map(|node| node.status).collect();
+    let used: BTreeSet<StepStatus> = graph.nodes.iter().filter_map(|node| node.status).collect();
     for status in used {
         let (line, fill) = colours(status);
-        let _ = writeln!(out, "  classDef {} fill:{fill},stroke:{line},color:#1f2328", status.word());
+        let _ = writeln!(out, "  classDef {} fill:{fill},stroke:{line},color:#1f2328", status.as_str());
     }
     out
 }

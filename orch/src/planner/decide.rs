@@ -60,15 +60,37 @@ pub fn decide(state: &RunState, now: Timestamp, limits: &Limits) -> Vec<Event> {
 pub fn advance(state: &mut RunState, now: Timestamp, actor: &str, limits: &Limits) -> Result<Vec<Event>> {
     let mut all = Vec::new();
     loop {
+        let (events, more) = advance_some(state, now, actor, limits)?;
+        all.extend(events);
+        if !more {
+            return Ok(all);
+        }
+    }
+}
+
+/// As [`advance`], but stops once there is enough for one append ([`Limits::append_entries`], which the last wave may
+/// exceed by less than as much again). Answers the events and whether more is to be decided.
+///
+/// # Errors
+/// As [`advance`].
+pub fn advance_some(
+    state: &mut RunState,
+    now: Timestamp,
+    actor: &str,
+    limits: &Limits,
+) -> Result<(Vec<Event>, bool)> {
+    let mut all = Vec::new();
+    while all.len() < limits.append_entries {
         let events = decide(state, now, limits);
         if events.is_empty() {
-            return Ok(all);
+            return Ok((all, false));
         }
         for event in &events {
             state.apply(now, actor, event)?;
         }
         all.extend(events);
     }
+    Ok((all, true))
 }
 
 struct Wave<'a> {
@@ -81,6 +103,11 @@ struct Wave<'a> {
 impl Wave<'_> {
     fn push(&mut self, event: impl Into<Event>) {
         self.events.push(event.into());
+    }
+
+    /// Whether the wave holds as much as one append may; what is left is decided in the next.
+    fn is_full(&self) -> bool {
+        self.events.len() >= self.limits.append_entries
     }
 
     fn fail_early(&mut self, at: StepRef, code: &str, message: String) {
@@ -192,6 +219,9 @@ impl Wave<'_> {
 
     fn retries(&mut self) {
         for at in &self.state.index.retries {
+            if self.is_full() {
+                return;
+            }
             self.schedule(*at, self.state.at(*at).not_before);
         }
     }
@@ -210,6 +240,9 @@ impl Wave<'_> {
 
     fn frontier(&mut self) {
         for position in &self.state.index.frontier {
+            if self.is_full() {
+                return;
+            }
             let at = StepRef::top(*position);
             match StepScope::new(self.state, at).condition(self.limits) {
                 Err(error) => self.fail_early(at, "expression", error.message),
@@ -382,6 +415,9 @@ impl Wave<'_> {
             let free = self.state.places(StepRef::top(*position)).saturating_sub(map.active);
             let line = map.again.iter().copied().chain(map.next..map.len());
             for child in line.take(free as usize) {
+                if self.is_full() {
+                    return;
+                }
                 self.schedule(StepRef { step: *position, child: Some(child) }, None);
             }
         }
@@ -422,7 +458,7 @@ impl Wave<'_> {
             if (map.len() - map.settled) as usize > running {
                 (0..map.len()).for_each(|index| self.cancel_idle(child(index)));
             }
-            if running == 0 {
+            if running == 0 && !self.is_full() {
                 let step = state.key_of(StepRef::top(*position));
                 self.push(StepCancelled { attempt: 0, logs: None, step });
             }
@@ -434,7 +470,7 @@ impl Wave<'_> {
 
     fn cancel_idle(&mut self, at: StepRef) {
         let status = self.state.at(at).status;
-        if !status.is_settled() && status != StepStatus::Running {
+        if !status.is_settled() && status != StepStatus::Running && !self.is_full() {
             self.push(StepCancelled { attempt: 0, logs: None, step: self.state.key_of(at) });
         }
     }

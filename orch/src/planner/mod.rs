@@ -12,7 +12,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use decide::{advance, child_token, decide};
+pub use decide::{advance, advance_some, child_token, decide};
 pub use explain::{Explanation, Reason, explain};
 pub use fold::unshared_plan;
 pub use operate::{Operation, operate};

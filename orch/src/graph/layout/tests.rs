@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::super::Status;
 use super::*;
+use crate::ledger::StepStatus;
 
 fn graph(count: usize, edges: Vec<(usize, usize)>) -> Graph {
     let node = |at: usize| {
@@ -82,7 +82,7 @@ proptest! {
     fn statuses_move_nothing_and_twice_gives_the_same(graph in any_dag(), seed in any::<usize>()) {
         let mut other = graph.clone();
         for (at, node) in other.nodes.iter_mut().enumerate() {
-            node.status = Status::ALL.get((at ^ seed) % 12).copied();
+            node.status = StepStatus::ALL.get((at ^ seed) % 12).copied();
         }
         prop_assert_eq!(layout(&graph), layout(&other));
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::super::layout;
 use super::*;
 
-fn node(id: &str, status: Option<Status>) -> Node {
+fn node(id: &str, status: Option<StepStatus>) -> Node {
     Node { id: id.into(), label: id.into(), detail: "fn/echo".into(), status }
 }
 
@@ -40,7 +40,7 @@ fn assert_well_formed(svg: &str) {
 #[test]
 fn hostile_text_stays_text() {
     let evil = "</text><script>alert('1')</script> & \"x\" \u{0}\u{1b}[31m\u{ffff}";
-    let svg = draw(evil, vec![node(evil, Some(Status::Failed)), node("ok", None)]);
+    let svg = draw(evil, vec![node(evil, Some(StepStatus::Failed)), node("ok", None)]);
     assert_well_formed(&svg);
     assert!(!svg.contains("<script") && !svg.contains(['\u{0}', '\u{1b}', '\u{ffff}']));
     assert!(svg.contains("&lt;script&gt;alert('1')&lt;/script&gt; &amp; &quot;x&quot;"));
@@ -48,9 +48,9 @@ fn hostile_text_stays_text() {
 
 #[test]
 fn every_status_is_told_by_a_sign_and_a_word() {
-    for status in Status::ALL {
+    for status in StepStatus::ALL.iter().copied() {
         let svg = draw("t", vec![node("a", Some(status)), node("b", None)]);
-        let word = status.word();
+        let word = status.as_str();
         assert_well_formed(&svg);
         assert!(svg.contains(&format!("<use href=\"#orch-{word}\"")), "{word}");
         assert!(svg.contains(&format!("<g id=\"orch-{word}\">")), "{word}");
@@ -62,8 +62,8 @@ fn every_status_is_told_by_a_sign_and_a_word() {
             2
         );
     }
-    let signs: BTreeSet<&str> = Status::ALL.into_iter().map(sign).collect();
-    assert_eq!(signs.len(), Status::ALL.len());
+    let signs: BTreeSet<&str> = StepStatus::ALL.iter().copied().map(sign).collect();
+    assert_eq!(signs.len(), StepStatus::ALL.len());
     for class in
         signs.iter().flat_map(|sign| sign.split("class=\"").skip(1)).filter_map(|rest| rest.split('"').next())
     {
@@ -73,7 +73,8 @@ fn every_status_is_told_by_a_sign_and_a_word() {
 
 #[test]
 fn the_picture_has_a_name_and_a_description_and_refers_to_nothing_outside() {
-    let svg = draw("Nightly", vec![node("a", Some(Status::Running)), node("b", Some(Status::Pending))]);
+    let svg =
+        draw("Nightly", vec![node("a", Some(StepStatus::Running)), node("b", Some(StepStatus::Pending))]);
     assert!(svg.contains("role=\"img\"") && svg.contains("<title>Nightly</title>"));
     assert!(svg.contains(
         "<desc>A graph of steps, from left to right: 2 steps, 1 dependency, 2 columns. \
@@ -96,7 +97,8 @@ fn a_long_label_is_cut_in_the_card_and_whole_in_the_tooltip() {
 
 #[test]
 fn a_large_graph_is_drawn_with_small_cards() {
-    let nodes = (0..=layout::COMPACT_ABOVE).map(|at| node(&format!("s{at}"), Some(Status::Queued))).collect();
+    let nodes =
+        (0..=layout::COMPACT_ABOVE).map(|at| node(&format!("s{at}"), Some(StepStatus::Queued))).collect();
     let svg = draw("large", nodes);
     assert_well_formed(&svg);
     assert_eq!(svg.matches("<g class=\"small queued\">").count(), layout::COMPACT_ABOVE + 1);

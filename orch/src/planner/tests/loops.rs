@@ -237,3 +237,24 @@ fn a_queued_child_can_take_an_earlier_result() {
     }
     assert_eq!(sim.step("m").output.as_ref().unwrap().payload().as_str(), "[null,null,null]");
 }
+
+#[test]
+fn a_wide_fan_out_is_decided_in_pieces_that_fit_one_append() {
+    let plan = each(json!({"items": (0..50).collect::<Vec<_>>()}), json!({}));
+    let mut sim = Sim::unopened(&plan, &json!({}), "t");
+    sim.limits.append_entries = 10;
+    let mut pieces = Vec::new();
+    loop {
+        let (events, more) = advance_some(&mut sim.state, sim.now, "orch", &sim.limits).unwrap();
+        assert!(events.len() < 20, "{}", events.len());
+        pieces.push(events.len());
+        if !more {
+            break;
+        }
+    }
+    assert!(pieces.len() >= 5, "{pieces:?}");
+    assert_eq!(sim.state.queued().count(), 50);
+    let cancel = operate(&sim.state, &Operation::Cancel, None, &sim.limits).unwrap();
+    sim.record(cancel);
+    assert_eq!(sim.ended(), Some(RunStatus::Cancelled));
+}
