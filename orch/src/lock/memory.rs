@@ -63,13 +63,15 @@ impl State {
             self.keys.remove(&key);
         }
         for name in ended {
-            let holder = Holder { tenant: tenant.clone(), name };
-            let dead = self.holders.get(&holder).is_some_and(|keys| {
-                !keys.iter().any(|key| self.grant(&holder, key).is_some_and(|grant| grant.lease_until > now))
-            });
-            if dead {
-                self.release(&holder);
-            }
+            self.forget_dead(&Holder { tenant: tenant.clone(), name }, now);
+        }
+    }
+
+    /// Forgets `holder` if it holds nothing any more: what it takes from then on has nothing to do with before.
+    fn forget_dead(&mut self, holder: &Holder, now: Timestamp) {
+        let lasts = |key: &String| self.grant(holder, key).is_some_and(|grant| grant.lease_until > now);
+        if !self.holders.get(holder).is_some_and(|keys| keys.iter().any(lasts)) {
+            self.release(holder);
         }
     }
 
@@ -107,6 +109,7 @@ impl Lock for MemoryLock {
     async fn acquire(&self, acquire: &Acquire) -> Result<Option<Vec<Grant>>> {
         let mut state = self.state();
         let holder = &acquire.holder;
+        state.forget_dead(holder, acquire.now);
         for slot in &acquire.slots {
             state.expire(&holder.tenant, &slot.key, acquire.now);
         }

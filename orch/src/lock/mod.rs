@@ -37,7 +37,7 @@ pub trait Lock: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Per holder: `LeaseLost` when the lease of any of its slots has ended or it holds none; nothing is prolonged
-    /// then.
+    /// then. A holder that has lost everything and acquires again begins anew.
     async fn renew(&self, holders: &[Holder], until: Timestamp, now: Timestamp) -> Result<Vec<Result<()>>>;
 
     /// Gives back everything each holder holds. Giving back what is not held is not an error.

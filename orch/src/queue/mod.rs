@@ -159,7 +159,7 @@ pub struct Claimed {
     /// The deliveries, each tenant's in queue order.
     pub deliveries: Vec<Delivery>,
     /// When the next item of the asked queues becomes ready or comes back from a lease, if the queue knows; it may
-    /// look at other tenants than the asked ones.
+    /// look at more tenants and queues than the asked ones.
     pub next_at: Option<Timestamp>,
 }
 

@@ -47,6 +47,7 @@ impl Append {
                 invalid("row belongs to another stream")
             }
             Some(row) if row.head != self.head => invalid("row has another head than its stream"),
+            Some(row) if row.head == Head::EMPTY => invalid("row of a run without entries"),
             _ => Ok(()),
         }
     }

@@ -1,0 +1,123 @@
+//! Opening the file: permissions, connections, schema.
+
+use std::path::Path;
+use std::time::Duration;
+
+use orch::{Error, Result};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
+
+use crate::config::{SqliteConfig, Synchronous};
+use crate::error::{is_busy, mapped};
+
+/// The schema, one script per version. Scripts are never changed after a release; new ones are added.
+const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+
+/// `orch` in ASCII: marks the file as ours (`PRAGMA application_id`).
+const APPLICATION_ID: i64 = 0x6f72_6368;
+
+pub(crate) struct Connections {
+    pub(crate) writer: SqliteConnection,
+    pub(crate) readers: SqlitePool,
+}
+
+pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
+    create_private(&config.path)?;
+    let options = SqliteConnectOptions::new()
+        .filename(&config.path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(match config.synchronous {
+            Synchronous::Full => SqliteSynchronous::Full,
+            Synchronous::Normal => SqliteSynchronous::Normal,
+        })
+        .busy_timeout(config.busy_timeout)
+        .pragma("cache_size", "-65536")
+        .pragma("mmap_size", "268435456")
+        // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
+        .pragma("wal_autocheckpoint", "10000")
+        .pragma("temp_store", "MEMORY")
+        .disable_statement_logging();
+    let mut writer = connect(&options).await?;
+    migrate(&mut writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(config.readers.max(1))
+        .connect_with(options.read_only(true))
+        .await
+        .map_err(mapped)?;
+    Ok(Connections { writer, readers })
+}
+
+/// Connects. Turning a new file to WAL takes an exclusive lock without waiting for it, so two processes that open
+/// it at the same moment need patience.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection> {
+    let mut attempts = 0;
+    loop {
+        match options.connect().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if is_busy(&error) && attempts < 100 => attempts += 1,
+            Err(error) => return Err(mapped(error)),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Makes directory and file if they are missing, for their owner only. SQLite gives its side files the same mode.
+fn create_private(path: &Path) -> Result<()> {
+    let failed = |what: &'static str| {
+        let path = path.display().to_string();
+        move |cause: std::io::Error| {
+            let error = match cause.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Error::refused(what)
+                }
+                _ => Error::unavailable(what),
+            };
+            error.with("path", path).caused_by(cause)
+        }
+    };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(directory).map_err(failed("directory of the database cannot be made"))?;
+    }
+    if !path.exists() {
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(path).map_err(failed("database file cannot be made"))?;
+    }
+    Ok(())
+}
+
+/// Brings the schema up to date, in one transaction that holds the write lock: of two processes that start at once,
+/// one migrates. (The driver's own migrator takes no lock on SQLite.)
+async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(mapped)?;
+    let number = async |transaction: &mut SqliteConnection, sql: &'static str| {
+        sqlx::query(sql).fetch_one(transaction).await.and_then(|row| row.try_get::<i64, _>(0)).map_err(mapped)
+    };
+    let version = number(&mut transaction, "PRAGMA user_version").await?;
+    let owner = number(&mut transaction, "PRAGMA application_id").await?;
+    let tables = number(&mut transaction, "SELECT count(*) FROM sqlite_schema").await?;
+    if owner != APPLICATION_ID && tables > 0 {
+        return Err(Error::refused("file is a database of another program").with("application_id", owner));
+    }
+    let known = MIGRATIONS.len();
+    let Some(missing) = usize::try_from(version).ok().and_then(|done| MIGRATIONS.get(done..)) else {
+        return Err(Error::unsupported("database was written by a newer version of orch; use that version")
+            .with("schema", version)
+            .with("known", known));
+    };
+    for script in missing.iter().copied() {
+        transaction.execute(sqlx::raw_sql(script)).await.map_err(mapped)?;
+    }
+    if !missing.is_empty() {
+        // A pragma takes no parameters; both are numbers of this file.
+        let marks = format!("PRAGMA user_version = {known}; PRAGMA application_id = {APPLICATION_ID}");
+        transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(marks))).await.map_err(mapped)?;
+    }
+    transaction.commit().await.map_err(mapped)
+}

@@ -1,0 +1,96 @@
+//! Store, queue and lock of orch in one SQLite file.
+//!
+//! One writer connection per process commits in groups; readers never wait for it (WAL). Several processes may use
+//! the same file on one machine; a network disk is not supported. Everything is set-based: a call with a thousand
+//! items is a handful of statements.
+//!
+//! ```
+//! # async fn example() -> orch::Result<()> {
+//! use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
+//!
+//! let backend = SqliteBackend::open(SqliteConfig::new(".orch/orch.db")).await?;
+//! let (store, queue, lock) = (backend.store(), backend.queue(), backend.lock());
+//! # drop((store, queue, lock));
+//! backend.close().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod connect;
+mod error;
+mod lock;
+mod queue;
+mod store;
+mod writer;
+
+use std::sync::Arc;
+
+use orch::Result;
+use sqlx::SqlitePool;
+
+pub use config::{SqliteConfig, Synchronous};
+pub use lock::SqliteLock;
+pub use queue::SqliteQueue;
+pub use store::SqliteStore;
+
+use writer::Writer;
+
+/// An open database file.
+#[derive(Clone, Debug)]
+pub struct SqliteBackend {
+    database: Arc<Database>,
+    queue: SqliteQueue,
+}
+
+/// What the three seams share.
+#[derive(Debug)]
+struct Database {
+    writer: Writer,
+    readers: SqlitePool,
+    config: SqliteConfig,
+}
+
+impl SqliteBackend {
+    /// Opens the file, makes it if it is missing, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// `Refused` when permissions forbid it or the file belongs to another program; `Corrupt` when it is damaged or
+    /// no database; `Unsupported` when a newer version of orch wrote it; `Unavailable` when the disk is full or
+    /// another process keeps it locked.
+    pub async fn open(config: SqliteConfig) -> Result<Self> {
+        let opened = connect::open(&config).await;
+        let connections =
+            opened.map_err(|error| error.with("path", config.path.display()).during("sqlite.open"))?;
+        let writer = Writer::start(connections.writer);
+        let database = Arc::new(Database { writer, readers: connections.readers, config });
+        Ok(Self { queue: SqliteQueue::new(Arc::clone(&database)), database })
+    }
+
+    /// The store in this file.
+    #[must_use]
+    pub fn store(&self) -> SqliteStore {
+        SqliteStore::new(Arc::clone(&self.database))
+    }
+
+    /// The queue in this file.
+    #[must_use]
+    pub fn queue(&self) -> SqliteQueue {
+        self.queue.clone()
+    }
+
+    /// The lock in this file.
+    #[must_use]
+    pub fn lock(&self) -> SqliteLock {
+        SqliteLock::new(Arc::clone(&self.database))
+    }
+
+    /// Finishes what was asked, moves everything into the main file and closes it. Later calls answer `Closed`.
+    pub async fn close(&self) {
+        self.database.readers.close().await;
+        self.database.writer.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

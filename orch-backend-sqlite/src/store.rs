@@ -1,0 +1,381 @@
+//! The store: entries, rows, documents.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use orch::ledger::{Head, RunStatus, Stream};
+use orch::store::*;
+use orch::{Digest, Error, Result, RunKey, TenantId, Timestamp};
+use serde_json::json;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use crate::Database;
+use crate::config::Synchronous;
+use crate::error::{corrupt, mapped};
+use crate::writer::Change;
+
+mod statements;
+pub(crate) use statements::*;
+
+/// A [`Store`] in a SQLite file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SqliteStore(Arc<Database>);
+
+impl SqliteStore {
+    pub(crate) fn new(database: Arc<Database>) -> Self {
+        Self(database)
+    }
+}
+
+/// A number as SQLite keeps it. What lies beyond is further than any stream is long.
+pub(crate) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn natural(row: &SqliteRow, column: usize) -> sqlx::Result<u64> {
+    row.try_get::<i64, _>(column).map(i64::cast_unsigned)
+}
+
+/// A stream as the merge of appends sees it.
+struct Current {
+    id: i64,
+    head: Head,
+    is_new: bool,
+    /// The indexed columns of the run's row, if it has one.
+    place: Option<String>,
+}
+
+/// What the indexes of a run's row are made of; a row that keeps its place needs no index touched.
+fn place(row: &RunRow) -> String {
+    let wake_at = row.wake_at.map(Timestamp::as_micros).unwrap_or(-1);
+    format!("{} {} {} {wake_at}", row.dag, row.status, row.created_at.as_micros())
+}
+
+/// The columns of one insert or update, row by row, for `json_each`.
+#[derive(Default)]
+struct Changes {
+    new: Vec<serde_json::Value>,
+    moved: Vec<serde_json::Value>,
+    chunks: Vec<serde_json::Value>,
+    placed: Vec<serde_json::Value>,
+    kept: Vec<serde_json::Value>,
+}
+
+/// Appends in the writer's transaction. Answers, for each item, the head that stood against it.
+pub(crate) async fn append(
+    connection: &mut SqliteConnection,
+    appends: &[Append],
+) -> sqlx::Result<Vec<Option<Head>>> {
+    if appends.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut streams = heads(connection, appends).await?;
+    let next_id = sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?;
+    let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
+    for (sql, rows) in [
+        (INSERT_STREAMS, changes.new),
+        (UPDATE_STREAMS, changes.moved),
+        (INSERT_APPENDS, changes.chunks),
+        (UPSERT_RUNS, changes.placed),
+        (UPDATE_RUNS, changes.kept),
+    ] {
+        if !rows.is_empty() {
+            sqlx::query(sql).bind(json!(rows).to_string()).execute(&mut *connection).await?;
+        }
+    }
+    Ok(conflicts)
+}
+
+type Streams<'a> = HashMap<(&'a TenantId, Stream), Current>;
+
+async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> sqlx::Result<Streams<'a>> {
+    let keys: Vec<_> = appends.iter().map(|append| json!([append.tenant, append.stream])).collect();
+    let rows = sqlx::query(HEADS).bind(json!(keys).to_string()).fetch_all(connection).await?;
+    let mut streams = Streams::with_capacity(appends.len());
+    for row in rows {
+        let append = &appends[row.try_get::<u32, _>(0)? as usize];
+        let current =
+            Current { id: row.try_get(1)?, head: head(&row, 2)?, is_new: false, place: row.try_get(4)? };
+        streams.insert((&append.tenant, append.stream), current);
+    }
+    Ok(streams)
+}
+
+/// The head in two columns: number and hash.
+fn head(row: &SqliteRow, column: usize) -> sqlx::Result<Head> {
+    let hash: &str = row.try_get(column + 1)?;
+    let hash = hash.parse::<Digest>().map_err(|error| sqlx::Error::Decode(error.into()))?;
+    Ok(Head { hash, seq: natural(row, column)? })
+}
+
+/// Compares the appends one after the other and collects what those that fit change.
+fn merge<'a>(
+    appends: &'a [Append],
+    streams: &mut Streams<'a>,
+    mut next_id: i64,
+) -> sqlx::Result<(Changes, Vec<Option<Head>>)> {
+    let (mut changes, mut conflicts) = (Changes::default(), Vec::with_capacity(appends.len()));
+    let mut rows: HashMap<i64, &RunRow> = HashMap::new();
+    let mut touched = Vec::new();
+    for append in appends {
+        let key = (&append.tenant, append.stream);
+        let actual = streams.get(&key).map_or(Head::EMPTY, |current| current.head);
+        if actual != append.expected {
+            conflicts.push(Some(actual));
+            continue;
+        }
+        conflicts.push(None);
+        let current = streams.entry(key).or_insert_with(|| {
+            next_id += 1;
+            Current { id: next_id - 1, head: Head::EMPTY, is_new: true, place: None }
+        });
+        if append.lines.is_empty() && append.row.is_none() {
+            continue;
+        }
+        touched.push(key);
+        current.head = append.head;
+        if !append.lines.is_empty() {
+            let (first, last) = (append.expected.seq + 1, append.head.seq);
+            changes.chunks.push(json!([current.id, first, last, &*append.lines]));
+        }
+        if let Some(row) = &append.row {
+            rows.insert(current.id, row);
+        }
+    }
+    touched.sort_unstable();
+    touched.dedup();
+    for key in touched {
+        let current = &streams[&key];
+        let Head { hash, seq } = current.head;
+        if current.is_new {
+            changes.new.push(json!([current.id, key.0, key.1, seq, hash]));
+        } else {
+            changes.moved.push(json!([current.id, seq, hash]));
+        }
+        let Some(row) = rows.get(&current.id) else { continue };
+        let body = serde_json::to_string(row).map_err(|cause| sqlx::Error::Encode(cause.into()))?;
+        if current.place.as_ref() == Some(&place(row)) {
+            changes.kept.push(json!([current.id, body]));
+        } else {
+            let (newest, wake_at) = (-row.created_at.as_micros(), row.wake_at.map(Timestamp::as_micros));
+            changes
+                .placed
+                .push(json!([current.id, row.tenant, row.run, row.dag, row.status, newest, wake_at, body]));
+        }
+    }
+    Ok((changes, conflicts))
+}
+
+fn run_row(body: &str) -> Result<RunRow> {
+    serde_json::from_str(body).map_err(|cause| corrupt("row of a run does not read")(cause.to_string()))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn capability(&self) -> Capability {
+        Capability {
+            survives_process: true,
+            survives_power_loss: self.0.config.synchronous == Synchronous::Full,
+            shared: true,
+            atomic_row: true,
+            append_batch: 1_000,
+            append_bytes: 256 << 20,
+        }
+    }
+
+    async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
+        let capability = self.capability();
+        let mut answers: Vec<_> = appends.iter().map(|append| append.check(&capability)).collect();
+        let sound: Vec<_> = appends
+            .iter()
+            .zip(&answers)
+            .filter(|(_, answer)| answer.is_ok())
+            .map(|(a, _)| a.clone())
+            .collect();
+        if !sound.is_empty() {
+            let mut landed = self.0.writer.append(sound).await?.into_iter();
+            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+                *answer = landed.next().unwrap_or_else(|| Err(Error::internal("an append has no answer")));
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn entries(&self, requests: &[EntriesRequest]) -> Result<Vec<EntriesPage>> {
+        let wanted: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                let last_first = request.after.saturating_add(request.limit as u64);
+                json!([request.tenant, request.stream, integer(request.after), integer(last_first)])
+            })
+            .collect();
+        let rows = sqlx::query(ENTRIES).bind(json!(wanted).to_string()).fetch_all(&self.0.readers).await;
+        let empty = |request: &EntriesRequest| EntriesPage {
+            lines: String::new(),
+            last: request.after,
+            head: Head::EMPTY,
+        };
+        let mut pages: Vec<_> = requests.iter().map(empty).collect();
+        for row in rows.map_err(mapped)? {
+            let at = row.try_get::<u32, _>(0).map_err(mapped)? as usize;
+            let page = &mut pages[at];
+            page.head = head(&row, 1).map_err(mapped)?;
+            if let Some(lines) = row.try_get::<Option<&str>, _>(5).map_err(mapped)? {
+                let (first, last) = (natural(&row, 3).map_err(mapped)?, natural(&row, 4).map_err(mapped)?);
+                if last > page.last {
+                    page.lines.push_str(lines_after(lines, first, page.last));
+                    page.last = last;
+                }
+            }
+        }
+        Ok(pages)
+    }
+
+    async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {
+        let row = sqlx::query(RUN)
+            .bind(key.tenant.as_str())
+            .bind(Stream::Run(key.run).to_string())
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(mapped)?;
+        row.map(|row| run_row(row.try_get(0).map_err(mapped)?)).transpose()
+    }
+
+    async fn runs(&self, query: &RunsQuery) -> Result<RunsPage> {
+        check_page(query.limit)?;
+        let cursor = query.cursor.as_deref().map(RunsCursor::parse).transpose()?;
+        // The first place of the page, in the order of the listing: after the cursor, and created before `to`.
+        let after_cursor = cursor.map(|cursor| (-cursor.created_at.as_micros(), cursor.run.to_string()));
+        let (newest, run) = after_cursor.unwrap_or((i64::MIN, String::new()));
+        let before_to = query.to.map_or(i64::MIN, |to| 1 - to.as_micros());
+        let sql = runs_statement(query.dag.is_some(), query.status.is_some());
+        let rows = sqlx::query(sql)
+            .bind(query.tenant.as_str())
+            .bind(newest)
+            .bind(run)
+            .bind(before_to)
+            .bind(query.from.map_or(i64::MAX, |from| -from.as_micros()))
+            .bind(integer(query.limit as u64 + 1))
+            .bind(query.dag.as_ref().map(|dag| dag.as_str().to_owned()))
+            .bind(query.status.map(RunStatus::as_str))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(mapped)?;
+        let more = rows.len() > query.limit;
+        let body = |row: &SqliteRow| row.try_get::<&str, _>(0).map_err(mapped).and_then(run_row);
+        let runs = rows.iter().take(query.limit).map(body).collect::<Result<Vec<_>>>()?;
+        let next = runs.last().filter(|_| more).map(|last| RunsCursor::of(last).to_text());
+        Ok(RunsPage { runs, next })
+    }
+
+    async fn due(&self, query: &DueQuery) -> Result<DuePage> {
+        let (wake_at, tenant, run) =
+            query.after.as_ref().map_or((-1, String::new(), String::new()), |(at, key)| {
+                (at.as_micros(), key.tenant.to_string(), key.run.to_string())
+            });
+        let rows = sqlx::query(DUE)
+            .bind(wake_at)
+            .bind(tenant)
+            .bind(run)
+            .bind(query.until.as_micros())
+            .bind(integer(query.limit as u64))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(mapped)?;
+        let due = |row: &SqliteRow| {
+            let text = |column| row.try_get::<&str, _>(column).map_err(mapped);
+            let (tenant, run) = (TenantId::new(text(1)?)?, text(2)?.parse()?);
+            Ok((Timestamp::from_micros(row.try_get(0).map_err(mapped)?), RunKey { tenant, run }))
+        };
+        let runs = rows.iter().map(due).collect::<Result<Vec<_>>>()?;
+        let next = sqlx::query(NEXT_DUE).bind(query.until.as_micros()).fetch_one(&self.0.readers).await;
+        let next_at: Option<i64> = next.and_then(|row| row.try_get(0)).map_err(mapped)?;
+        Ok(DuePage { runs, next_at: next_at.map(Timestamp::from_micros) })
+    }
+
+    async fn put_doc(&self, put: &PutDoc) -> Result<u64> {
+        self.0.writer.change(put.clone()).await
+    }
+
+    async fn doc(&self, key: &DocKey) -> Result<Option<Doc>> {
+        let row = sqlx::query(DOC)
+            .bind(key.tenant.as_str())
+            .bind(key.kind)
+            .bind(key.key.as_str())
+            .fetch_optional(&self.0.readers)
+            .await;
+        row.map_err(mapped)?.as_ref().map(doc).transpose().map_err(mapped)
+    }
+
+    async fn docs(&self, query: &DocsQuery) -> Result<DocsPage> {
+        check_page(query.limit)?;
+        let rows = sqlx::query(DOCS)
+            .bind(query.tenant.as_str())
+            .bind(query.kind)
+            .bind(query.after.as_deref())
+            .bind(integer(query.limit as u64 + 1))
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(mapped)?;
+        let more = rows.len() > query.limit;
+        let docs = rows.iter().take(query.limit).map(doc).collect::<sqlx::Result<_>>().map_err(mapped)?;
+        Ok(DocsPage { docs, more })
+    }
+
+    async fn prune(&self, prune: &Prune) -> Result<usize> {
+        self.0.writer.change(prune.clone()).await
+    }
+}
+
+fn doc(row: &SqliteRow) -> sqlx::Result<Doc> {
+    Ok(Doc { key: row.try_get(0)?, version: natural(row, 1)?, body: row.try_get(2)? })
+}
+
+#[async_trait]
+impl Change for PutDoc {
+    type Answer = u64;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> sqlx::Result<Result<u64>> {
+        let DocKey { tenant, kind, key } = &self.key;
+        let bound = |sql| sqlx::query(sql).bind(tenant.as_str()).bind(*kind).bind(key.as_str());
+        let found = bound(DOC).fetch_optional(&mut *connection).await?;
+        let version = found.as_ref().map(doc).transpose()?.map_or(0, |doc| doc.version);
+        if let Err(conflict) = self.check_version(version) {
+            return Ok(Err(conflict));
+        }
+        match &self.body {
+            None => {
+                bound(DELETE_DOC).execute(connection).await?;
+                Ok(Ok(0))
+            }
+            Some(body) => {
+                let put = bound(PUT_DOC).bind(integer(version + 1)).bind(body.as_str());
+                put.execute(connection).await?;
+                Ok(Ok(version + 1))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Change for Prune {
+    type Answer = usize;
+
+    async fn apply(&self, connection: &mut SqliteConnection) -> sqlx::Result<Result<usize>> {
+        let runs: Vec<_> =
+            self.runs.iter().map(|(run, head)| json!([Stream::Run(*run), head.seq, head.hash])).collect();
+        let rows = sqlx::query(PRUNABLE)
+            .bind(self.tenant.as_str())
+            .bind(json!(runs).to_string())
+            .fetch_all(&mut *connection)
+            .await?;
+        let streams = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<Vec<i64>>>()?;
+        let listed = json!(streams).to_string();
+        for sql in [PRUNE_APPENDS, PRUNE_RUNS, PRUNE_STREAMS] {
+            sqlx::query(sql).bind(listed.as_str()).execute(&mut *connection).await?;
+        }
+        Ok(Ok(streams.len()))
+    }
+}

@@ -1,0 +1,232 @@
+//! The file itself: statements, schema versions, damage, permissions, full disks.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use orch::ErrorKind;
+use orch::ledger::{Chain, Event, Head, RunPaused, Stream};
+use orch::store::{Append, EntriesRequest, Store};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
+
+use super::*;
+
+fn config(directory: &tempfile::TempDir) -> SqliteConfig {
+    SqliteConfig::new(directory.path().join("new").join("orch.db"))
+}
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap()
+}
+
+fn note(head: Head, text: &str) -> Append {
+    let tenant = orch::TenantId::new("a").unwrap();
+    let mut chain = Chain::new(&tenant, Stream::Audit, head);
+    let event = Event::from(RunPaused { reason: Some(text.to_owned()) });
+    chain.push("test", orch::Timestamp::EPOCH, &event).unwrap();
+    let (lines, after) = chain.finish().unwrap();
+    Append { tenant, stream: Stream::Audit, expected: head, lines, head: after, row: None }
+}
+
+async fn land(backend: &SqliteBackend, head: Head, text: &str) -> Result<Head> {
+    let append = note(head, text);
+    backend.store().append(std::slice::from_ref(&append)).await?.remove(0)?;
+    Ok(append.head)
+}
+
+async fn opening(config: &SqliteConfig) -> Option<ErrorKind> {
+    SqliteBackend::open(config.clone()).await.err().map(|error| error.kind())
+}
+
+#[tokio::test]
+async fn every_statement_prepares() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
+        if let Err(error) = connections.writer.prepare(sqlx::SqlStr::from_static(sql)).await {
+            panic!("{error}\n{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reads_a_whole_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        for row in sqlx::query(explain).fetch_all(&mut connections.writer).await.unwrap() {
+            let step: &str = row.get(3);
+            let whole =
+                step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains(" USING ");
+            let small = ["SCAN lane", "SCAN lanes", "SCAN fences", "SCAN CONSTANT ROW"].contains(&step)
+                || step.starts_with("SCAN (");
+            assert!(!whole || small, "{step}\n{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_appended_is_there_after_closing_and_opening() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::open(config(&directory)).await.unwrap();
+    let head = land(&backend, Head::EMPTY, "one").await.unwrap();
+    backend.close().await;
+    let closed = land(&backend, head, "two").await.unwrap_err();
+    assert_eq!(closed.kind(), ErrorKind::Closed);
+    let left: Vec<_> = std::fs::read_dir(config(&directory).path.parent().unwrap()).unwrap().collect();
+    assert_eq!(left.len(), 1, "side files are gone after closing: {left:?}");
+    let backend = SqliteBackend::open(config(&directory)).await.unwrap();
+    land(&backend, head, "two").await.unwrap();
+    backend.close().await;
+}
+
+#[tokio::test]
+async fn file_and_directory_are_their_owners_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    land(&backend, Head::EMPTY, "one").await.unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(config.path.parent().unwrap()), 0o700);
+    for entry in std::fs::read_dir(config.path.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_the_future_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    SqliteBackend::open(config.clone()).await.unwrap().close().await;
+    raw(&config.path).await.execute("PRAGMA user_version = 999").await.unwrap();
+    assert_eq!(opening(&config).await, Some(ErrorKind::Unsupported));
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqliteConfig::new(directory.path().join("other.db"));
+    std::fs::write(&config.path, "").unwrap();
+    raw(&config.path).await.execute("CREATE TABLE theirs (x)").await.unwrap();
+    assert_eq!(opening(&config).await, Some(ErrorKind::Refused));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_corrupt() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqliteConfig::new(directory.path().join("letter.txt"));
+    std::fs::write(&config.path, "Dear reader, ".repeat(1_000)).unwrap();
+    assert_eq!(opening(&config).await, Some(ErrorKind::Corrupt));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_corrupt() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    land(&backend, Head::EMPTY, &"long ".repeat(10_000)).await.unwrap();
+    backend.close().await;
+    let mut bytes = std::fs::read(&config.path).unwrap();
+    bytes[4_096..].fill(0xa5);
+    std::fs::write(&config.path, bytes).unwrap();
+    let backend = SqliteBackend::open(config).await.unwrap();
+    let tenant = orch::TenantId::new("a").unwrap();
+    let request = EntriesRequest { tenant, stream: Stream::Audit, after: 0, limit: 10 };
+    let error = backend.store().entries(&[request]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_path_through_a_file_cannot_be_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("new"), "").unwrap();
+    assert_eq!(opening(&config(&directory)).await, Some(ErrorKind::Unavailable));
+}
+
+#[tokio::test]
+async fn a_file_that_may_not_be_written_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut writer = connect::open(&config).await.unwrap().writer;
+    writer.execute("PRAGMA query_only = 1").await.unwrap();
+    let error = writer.execute("DELETE FROM docs").await.unwrap_err();
+    assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
+    drop(backend);
+}
+
+#[tokio::test]
+async fn a_full_disk_changes_nothing_and_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let connections = connect::open(&config).await.unwrap();
+    let mut writer = connections.writer;
+    // SQLite answers a file at its page limit as it answers a full disk.
+    writer.execute("PRAGMA max_page_count = 60").await.unwrap();
+    let database = Arc::new(Database {
+        writer: Writer::start(writer),
+        readers: connections.readers,
+        config: config.clone(),
+    });
+    let full = SqliteBackend { queue: SqliteQueue::new(Arc::clone(&database)), database };
+    let head = land(&full, Head::EMPTY, "small").await.unwrap();
+    let error = land(&full, head, &"big".repeat(500_000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    land(&full, head, "small").await.expect("the head has not moved, and small things still fit");
+}
+
+#[tokio::test]
+async fn a_file_locked_by_another_process_is_unavailable() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqliteConfig { busy_timeout: Duration::from_millis(50), ..config(&directory) };
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut other = raw(&config.path).await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let error = land(&backend, Head::EMPTY, "one").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    other.execute("ROLLBACK").await.unwrap();
+    land(&backend, Head::EMPTY, "one").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_may_open_a_new_file_at_once() {
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().unwrap();
+        let opening: Vec<_> = (0..4).map(|_| tokio::spawn(SqliteBackend::open(config(&directory)))).collect();
+        for opened in opening {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_backends_race_a_thousand_appends_into_one_chain() {
+    let directory = tempfile::tempdir().unwrap();
+    let racer = |name: &'static str, backend: SqliteBackend| async move {
+        let tenant = orch::TenantId::new("a").unwrap();
+        let (mut landed, mut after) = (0, 0);
+        while landed < 500 {
+            let request = EntriesRequest { tenant: tenant.clone(), stream: Stream::Audit, after, limit: 1 };
+            let head = backend.store().entries(&[request]).await.unwrap()[0].head;
+            after = head.seq;
+            match land(&backend, head, name).await {
+                Ok(_) => landed += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}"),
+            }
+        }
+    };
+    let one = SqliteBackend::open(config(&directory)).await.unwrap();
+    let two = SqliteBackend::open(config(&directory)).await.unwrap();
+    let racers = [tokio::spawn(racer("one", one.clone())), tokio::spawn(racer("two", two))];
+    for racer in racers {
+        racer.await.unwrap();
+    }
+    let tenant = orch::TenantId::new("a").unwrap();
+    let request = EntriesRequest { tenant, stream: Stream::Audit, after: 0, limit: 2_000 };
+    let page = one.store().entries(&[request]).await.unwrap().remove(0);
+    assert_eq!(page.head.seq, 1_000);
+    let end = orch::ledger::read_chain(Head::EMPTY, &page.lines).map(|entry| entry.unwrap().2).last();
+    assert_eq!(end, Some(page.head));
+}

@@ -1,0 +1,11 @@
+//! The cases of the store suite.
+
+mod differential;
+mod docs;
+mod entries;
+mod rows;
+
+pub use differential::*;
+pub use docs::*;
+pub use entries::*;
+pub use rows::*;
