@@ -70,8 +70,10 @@ impl Fault {
                 if out.json {
                     let problems = &diagnostics.problems;
                     let file = &diagnostics.file;
-                    out.error_document(&json!({ "error": { "kind": "invalid", "message": "the document has problems",
-                        "file": file, "problems": problems } }));
+                    out.error_document(
+                        &json!({ "error": { "kind": "invalid", "message": "the document has problems",
+                        "file": file, "problems": problems } }),
+                    );
                 } else {
                     out.error(source::report(&diagnostics, &text));
                 }

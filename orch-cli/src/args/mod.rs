@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use operate::{DagCommand, GateCommand, SignalCommand, WorkArgs};
+pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, Verdict, WorkArgs};
 pub(crate) use prove::{ExportArgs, LedgerCommand};
 pub(crate) use runs::RunsCommand;
 
@@ -45,7 +45,13 @@ pub(crate) struct Globals {
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
     /// Where runs are kept: `sqlite:PATH`, or `memory:` for nowhere
-    #[arg(long, global = true, env = "ORCH_STORE", default_value = "sqlite:.orch/orch.db", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "ORCH_STORE",
+        default_value = "sqlite:.orch/orch.db",
+        value_name = "URL"
+    )]
     pub(crate) store: String,
     /// Where artifacts are kept [default: `artifacts` beside the database]
     #[arg(long, global = true, env = "ORCH_ARTIFACTS", value_name = "DIR")]

@@ -81,5 +81,9 @@ pub(crate) fn run_cell(status: RunStatus) -> Cell {
 
 /// A finding that is as it should be, or not.
 pub(crate) fn finding(good: bool) -> Cell {
-    if good { cell(of_step(StepStatus::Succeeded), "ok") } else { cell(of_step(StepStatus::Failed), "problem") }
+    if good {
+        cell(of_step(StepStatus::Succeeded), "ok")
+    } else {
+        cell(of_step(StepStatus::Failed), "problem")
+    }
 }

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn lengths_of_time_take_two_units_at_most() {
-        let cases = [(5, "5ms"), (1_500, "1.5s"), (61_000, "1m 01s"), (7_260_000, "2h 01m"), (90_000_000, "1d 01h")];
+        let cases =
+            [(5, "5ms"), (1_500, "1.5s"), (61_000, "1m 01s"), (7_260_000, "2h 01m"), (90_000_000, "1d 01h")];
         for (millis, text) in cases {
             assert_eq!(span(Duration::from_millis(millis)), text);
         }
