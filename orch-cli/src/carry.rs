@@ -20,6 +20,9 @@ const FRAME: Duration = Duration::from_millis(100);
 /// How long nothing must have happened before it is asked whether a person has to act.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// How long an end may take before it is explained.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// What only a person can do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,11 +98,16 @@ pub(crate) enum Verdict {
     Operation,
 }
 
-/// Carries a run on, shows it, and ends the session.
-pub(crate) async fn carry_on(session: Session, out: &Out, run: RunId, verdict: Verdict) -> Result<()> {
+/// Carries a run on, shows what happens after entry `seen`, and ends the session.
+pub(crate) async fn carry_on(
+    session: Session,
+    out: &Out,
+    (run, seen): (RunId, u64),
+    verdict: Verdict,
+) -> Result<()> {
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(out);
-    let (state, end) = follow(&session, run, Some(&mut interrupts), &mut progress).await?;
+    let (state, end) = follow(&session, (run, seen), &mut interrupts, &mut progress).await?;
     progress.end();
     let completed = state.status() == orch::ledger::RunStatus::Completed;
     let failed = state.status() == orch::ledger::RunStatus::Failed;
@@ -122,36 +130,37 @@ async fn interrupted(
     state: &RunState,
     interrupts: &mut Interrupts,
 ) -> Result<()> {
-    let token = &state.created.run_token;
+    let (token, run) = (&state.created.run_token, words::short(state.key.run));
     finish(session, out, interrupts).await;
-    let short = words::short(state.key.run);
     out.note(format_args!(
-        "run {short} is not finished; nothing is lost\n  \
-         go on with `orch work`, or with the same `orch run` and `--run-token {token}`"
+        "run {run} is not finished, and nothing is lost; it goes on with
+  orch work
+or with the same \
+         `orch run` and
+  --run-token {token}"
     ));
     Err(Fault::Code(FAILED))
 }
 
-/// Shuts down, gracefully unless interrupted again.
+/// Shuts down: gracefully, until interrupted again.
 pub(crate) async fn finish(session: Session, out: &Out, interrupts: &mut Interrupts) {
-    let running = session.orch.depth(&session.who).await.is_ok_and(|queues| !queues.is_empty());
-    if running {
-        out.note(format_args!(
-            "waiting up to {} for running steps; Ctrl-C stops them now",
-            words::span(DRAIN)
-        ));
-    }
+    let mut closing = std::pin::pin!(session.close());
     tokio::select! {
-        () = session.close() => {}
+        () = &mut closing => return,
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    out.note(format_args!("waiting up to {} for running steps; Ctrl-C stops them now", words::span(DRAIN)));
+    tokio::select! {
+        () = &mut closing => {}
         () = interrupts.next() => out.note("stopped; what was running is taken up again when its lease is over"),
     }
 }
 
-/// Follows a run until it ends or only a person can move it on.
+/// Follows a run until it ends or only a person can move it on; shows what happens after entry `seen`.
 pub(crate) async fn follow(
     session: &Session,
-    run: RunId,
-    mut interrupts: Option<&mut Interrupts>,
+    (run, seen): (RunId, u64),
+    interrupts: &mut Interrupts,
     progress: &mut Progress,
 ) -> Result<(RunState, End)> {
     let mut events = session.orch.events(&session.who, run, 0, true);
@@ -166,7 +175,9 @@ pub(crate) async fn follow(
                 None => return Ok((state, End::Ended)),
                 Some((entry, line)) => {
                     apply(&mut state, &entry, &line)?;
-                    progress.observe(&state, &entry);
+                    if entry.seq > seen {
+                        progress.observe(&state, &entry);
+                    }
                     look_at = Instant::now() + QUIET;
                 }
             },
@@ -179,15 +190,8 @@ pub(crate) async fn follow(
                     look_at = Instant::now() + QUIET * 3;
                 }
             }
-            () = interrupted_by(&mut interrupts) => return Ok((state, End::Interrupted)),
+            () = interrupts.next() => return Ok((state, End::Interrupted)),
         }
-    }
-}
-
-async fn interrupted_by(interrupts: &mut Option<&mut Interrupts>) {
-    match interrupts {
-        Some(interrupts) => interrupts.next().await,
-        None => std::future::pending().await,
     }
 }
 

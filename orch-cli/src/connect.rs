@@ -85,6 +85,14 @@ impl Session {
         Ok(Self { orch: builder.start()?, who, backend })
     }
 
+    /// What is damaged in the database file.
+    pub(crate) async fn integrity(&self) -> Result<Vec<String>> {
+        match &self.backend {
+            None => Ok(Vec::new()),
+            Some(backend) => Ok(backend.integrity().await?),
+        }
+    }
+
     /// Ends gracefully: running steps are waited for or given back, and the store is closed.
     pub(crate) async fn close(self) {
         self.orch.shutdown().await;

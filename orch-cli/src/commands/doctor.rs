@@ -94,14 +94,28 @@ async fn store(globals: &Globals, place: &Place) -> Vec<Finding> {
         let found = format!("{} is not there yet; the first run makes it", config.path.display());
         return vec![Finding { what, ok: true, found }];
     }
-    match Session::open(globals, Mode::Look).await {
-        Ok(session) => {
-            let capability = session.orch.store().capability();
-            let found = serde_json::to_string(&capability).unwrap_or_default();
-            session.close().await;
-            vec![Finding { what, ok: true, found }]
-        }
+    match examine(globals).await {
+        Ok(findings) => findings,
         Err(Fault::Error { error, .. }) => vec![Finding { what, ok: false, found: error.to_string() }],
         Err(_) => vec![Finding { what, ok: false, found: "it cannot be opened".to_owned() }],
     }
+}
+
+async fn examine(globals: &Globals) -> Result<Vec<Finding>> {
+    let session = Session::open(globals, Mode::Look).await?;
+    let capability = session.orch.store().capability();
+    let damage = session.integrity().await;
+    session.close().await;
+    let damage = damage?;
+    let survives = match (capability.survives_process, capability.survives_power_loss) {
+        (_, true) => "survives loss of power",
+        (true, false) => "survives the process, not loss of power",
+        (false, false) => "gone with the process",
+    };
+    let shared = if capability.shared { "several processes may use it" } else { "one process at a time" };
+    let integrity = if damage.is_empty() { "the file is sound".to_owned() } else { damage.join("; ") };
+    Ok(vec![
+        Finding { what: "store", ok: true, found: format!("{}: {survives}; {shared}", globals.store) },
+        Finding { what: "integrity", ok: damage.is_empty(), found: integrity },
+    ])
 }

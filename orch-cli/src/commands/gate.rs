@@ -35,9 +35,9 @@ pub(crate) async fn gate(globals: &Globals, out: &Out, command: GateCommand) -> 
             let session = Session::open(globals, Mode::of(&work)).await?;
             let run = select::run(&session, &run).await?;
             let approved = verdict == Verdict::Approve;
-            session.orch.decide(&session.who, run, step, approved).await?;
+            let row = session.orch.decide(&session.who, run, step, approved).await?;
             let word = if approved { "approved" } else { "rejected" };
-            commands::runs::go_on(session, out, run, word, &work).await
+            commands::runs::go_on(session, out, &row, word, &work).await
         }
     }
 }
@@ -49,8 +49,8 @@ pub(crate) async fn signal(globals: &Globals, out: &Out, command: SignalCommand)
     })?;
     let session = Session::open(globals, Mode::of(&work)).await?;
     let run = select::run(&session, &run).await?;
-    session.orch.signal(&session.who, run, &name, payload).await?;
-    commands::runs::go_on(session, out, run, "signalled", &work).await
+    let row = session.orch.signal(&session.who, run, &name, payload).await?;
+    commands::runs::go_on(session, out, &row, "signalled", &work).await
 }
 
 async fn list(globals: &Globals, out: &Out) -> Result<()> {

@@ -36,7 +36,8 @@ pub(crate) async fn run(globals: &Globals, out: &Out, args: &RunArgs) -> Result<
     if !new {
         out.note(format_args!("run {} is there already: going on with it", words::short(run.run)));
     }
-    carry::carry_on(session, out, run.run, Verdict::Run).await
+    let seen = if new { 0 } else { run.head.seq };
+    carry::carry_on(session, out, (run.run, seen), Verdict::Run).await
 }
 
 /// What to do about a run that is not accepted.

@@ -43,8 +43,8 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
         RunsCommand::Watch { run } => watch(globals, out, &run).await,
         RunsCommand::Cancel { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            session.orch.cancel(&session.who, run).await?;
-            go_on(session, out, run, "cancelled", &work).await
+            let row = session.orch.cancel(&session.who, run).await?;
+            go_on(session, out, &row, "cancelled", &work).await
         }
         RunsCommand::Pause { run } => {
             let (session, run) = begin(globals, &run, Mode::Record).await?;
@@ -55,23 +55,23 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
         }
         RunsCommand::Resume { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            session.orch.resume(&session.who, run).await?;
-            go_on(session, out, run, "resumed", &work).await
+            let row = session.orch.resume(&session.who, run).await?;
+            go_on(session, out, &row, "resumed", &work).await
         }
         RunsCommand::Retry { run, steps, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            session.orch.retry(&session.who, run, steps).await?;
-            go_on(session, out, run, "retried", &work).await
+            let row = session.orch.retry(&session.who, run, steps).await?;
+            go_on(session, out, &row, "retried", &work).await
         }
         RunsCommand::Replay { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
             let Submitted { run, .. } = session.orch.replay(&session.who, run).await.advise(advice)?;
-            go_on(session, out, run.run, "submitted", &work).await
+            go_on(session, out, &run, "submitted", &work).await
         }
         RunsCommand::Rerun { run, from, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
             let Submitted { run, .. } = session.orch.rerun(&session.who, run, &from).await.advise(advice)?;
-            go_on(session, out, run.run, "submitted", &work).await
+            go_on(session, out, &run, "submitted", &work).await
         }
         RunsCommand::Compare { .. } | RunsCommand::Prune { .. } => unreachable!(),
     }
@@ -87,15 +87,14 @@ async fn begin(globals: &Globals, run: &str, mode: Mode<'_>) -> Result<(Session,
 pub(crate) async fn go_on(
     session: Session,
     out: &Out,
-    run: RunId,
+    row: &RunRow,
     word: &str,
     work: &WorkArgs,
 ) -> Result<()> {
     if !work.no_work {
-        return carry::carry_on(session, out, run, Verdict::Operation).await;
+        return carry::carry_on(session, out, (row.run, row.head.seq), Verdict::Operation).await;
     }
-    let row = session.orch.run(&session.who, run).await?;
-    recorded(out, word, &row);
+    recorded(out, word, row);
     session.close().await;
     Ok(())
 }
@@ -213,9 +212,10 @@ async fn events(globals: &Globals, out: &Out, run: &str, after: u64, follow: boo
 
 async fn watch(globals: &Globals, out: &Out, run: &str) -> Result<()> {
     let (session, run) = begin(globals, run, Mode::Look).await?;
+    let seen = session.orch.run(&session.who, run).await?.head.seq;
     let mut progress = Progress::new(out);
     let mut interrupts = carry::Interrupts::listen()?;
-    let (state, end) = carry::follow(&session, run, Some(&mut interrupts), &mut progress).await?;
+    let (state, end) = carry::follow(&session, (run, seen), &mut interrupts, &mut progress).await?;
     progress.end();
     session.close().await;
     let needs = if let carry::End::Waiting(needs) = end { needs } else { Vec::new() };
