@@ -13,6 +13,7 @@ pub mod limits;
 pub mod lock;
 pub mod payload;
 pub mod planner;
+pub mod proof;
 pub mod queue;
 pub mod spec;
 pub mod store;

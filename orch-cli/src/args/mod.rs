@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, Verdict, WorkArgs};
-pub(crate) use prove::{ExportArgs, LedgerCommand};
+pub(crate) use prove::{ExportArgs, LedgerCommand, VerifyArgs};
 pub(crate) use runs::RunsCommand;
 
 /// Run DAGs in a deterministic order, with a record that proves what happened.

@@ -95,9 +95,11 @@ pub(crate) enum RunsCommand {
     /// Compare two runs step by step
     Compare {
         /// One run
-        a: String,
+        #[arg(value_name = "RUN")]
+        left: String,
         /// The other
-        b: String,
+        #[arg(value_name = "OTHER")]
+        right: String,
     },
     /// Delete what ended long ago; the checkpoint stream keeps the heads
     Prune {

@@ -5,6 +5,7 @@ mod dag;
 mod doctor;
 mod document;
 mod gate;
+mod prove;
 mod run;
 mod runs;
 mod work;
@@ -35,6 +36,8 @@ pub(crate) async fn execute(cli: Cli, out: &Out) -> Result<()> {
             out.bytes(&script);
             Ok(())
         }
-        Command::Ledger(_) | Command::Export(_) | Command::Explain { .. } => unreachable!(),
+        Command::Ledger(command) => prove::ledger(globals, out, command).await,
+        Command::Export(args) => prove::export(globals, out, &args).await,
+        Command::Explain { run, step } => prove::explain_step(globals, out, &run, &step).await,
     }
 }

@@ -147,7 +147,10 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
             let unwritable = |cause| Fault::said(format!("{} cannot be written: {cause}", path.display()));
             let mut file = BufWriter::new(File::create(path).map_err(unwritable)?);
             let manifest = export_to(&session.orch, &session.who.tenant, run, &mut file).await?;
-            file.into_inner().map_err(|error| unwritable(error.into_error()))?.sync_all().map_err(unwritable)?;
+            file.into_inner()
+                .map_err(|error| unwritable(error.into_error()))?
+                .sync_all()
+                .map_err(unwritable)?;
             manifest
         }
     };
@@ -158,7 +161,10 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
         write(out, Some(&manifest_path(path)), format!("{document}\n").as_bytes())?;
     }
     let size = words::size(manifest.counts.bytes);
-    out.note(format_args!("exported {} entries ({size}), SHA-256 {}", manifest.counts.entries, manifest.sha256));
+    out.note(format_args!(
+        "exported {} entries ({size}), SHA-256 {}",
+        manifest.counts.entries, manifest.sha256
+    ));
     Ok(())
 }
 
@@ -229,7 +235,9 @@ fn print_comparison(out: &Out, left: RunId, right: RunId, steps: &[StepCompariso
     let (left, right) = (words::short(left), words::short(right));
     let mut rows = table(&["STEP", "SAME", &left, "OUTPUT", &right, "OUTPUT"]);
     let status = |status: Option<StepStatus>| status.map_or_else(|| Cell::new("–"), style::step_cell);
-    let hash = |hash: Option<Digest>| hash.map_or_else(|| "–".to_owned(), |hash| hash.to_string()[..words::SHORT].to_owned());
+    let hash = |hash: Option<Digest>| {
+        hash.map_or_else(|| "–".to_owned(), |hash| hash.to_string()[..words::SHORT].to_owned())
+    };
     for step in steps {
         rows.add_row([
             Cell::new(&step.step),
@@ -271,7 +279,10 @@ pub(crate) async fn prune(globals: &Globals, out: &Out, older_than: Duration) ->
     if out.json {
         out.document(&json!({ "pruned": gone }));
     } else {
-        out.line(format_args!("pruned {}; their heads stay in the checkpoint stream", words::count(gone, "run")));
+        out.line(format_args!(
+            "pruned {}; their heads stay in the checkpoint stream",
+            words::count(gone, "run")
+        ));
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::output::table::{table, text};
 use crate::output::{Out, run as show, style, words};
 use crate::select;
 
+use super::prove;
 use super::run::advice;
 
 pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) -> Result<()> {
@@ -73,7 +74,8 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
             let Submitted { run, .. } = session.orch.rerun(&session.who, run, &from).await.advise(advice)?;
             go_on(session, out, &run, "submitted", &work).await
         }
-        RunsCommand::Compare { .. } | RunsCommand::Prune { .. } => unreachable!(),
+        RunsCommand::Compare { left, right } => prove::compare(globals, out, &left, &right).await,
+        RunsCommand::Prune { older_than } => prove::prune(globals, out, older_than).await,
     }
 }
 

@@ -81,7 +81,8 @@ impl Entry {
     /// # Errors
     /// `Internal` when the event does not serialise, which no event of this crate does.
     pub fn to_line(&self) -> Result<String> {
-        let mut chain = Chain::new(&self.tenant, self.stream, Head { hash: self.prev, seq: self.seq - 1 });
+        let mut chain =
+            Chain::new(&self.tenant, self.stream, Head { hash: self.prev, seq: self.seq.saturating_sub(1) });
         chain.push(&self.actor, self.at, &self.event)?;
         let mut line = chain.lines;
         line.pop();

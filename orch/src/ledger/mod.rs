@@ -4,6 +4,8 @@ mod entry;
 mod event;
 mod status;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use entry::{Chain, ENTRY_VERSION, Entry, read_chain};
 pub use event::*;

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::executor::{Failure, Outcome};
 use crate::id::{StepKey, WorkerId};
 use crate::ledger::{
-    ArtifactRef, Event, ReusedFrom, RunStarted, StepCancelled, StepFailed, StepLost, StepParked, StepStarted,
-    StepStatus, StepSucceeded,
+    ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunStarted, StepCancelled, StepFailed,
+    StepLost, StepParked, StepStarted, StepStatus, StepSucceeded,
 };
 use crate::limits::Limits;
 use crate::payload::Payload;
@@ -55,7 +55,7 @@ pub fn start(state: &RunState, start: &Start, now: Timestamp) -> Result<Vec<Even
     if step.status != StepStatus::Queued || step.attempt != start.attempt {
         return Err(stale("another attempt is current"));
     }
-    if state.paused || state.ending.is_some() || state.ended.is_some() {
+    if state.starts_nothing() {
         return Err(stale("the run starts nothing now"));
     }
     if step.not_before.is_some_and(|instant| instant > now) {
@@ -79,14 +79,18 @@ pub fn start(state: &RunState, start: &Start, now: Timestamp) -> Result<Vec<Even
     Ok(events)
 }
 
-/// The events by which an earlier result stands in for a queued attempt.
+/// The events by which an earlier result stands in for a step whose turn has come, or for a queued attempt.
 ///
 /// # Errors
-/// `Conflict` when the step is not waiting to start any more.
+/// `Conflict` when the step is not waiting to start, or the run starts nothing now.
 pub fn reuse(state: &RunState, at: StepRef, output: Payload, from: ReusedFrom) -> Result<Vec<Event>> {
     let step = state.get(at).ok_or_else(|| stale("no such step"))?;
-    if !matches!(step.status, StepStatus::Queued | StepStatus::Pending) || state.ended.is_some() {
-        return Err(stale("it has started already"));
+    let turn = at.child.is_none() && state.index.frontier.contains(&at.step);
+    if step.status != StepStatus::Queued && !turn {
+        return Err(stale("it has started already, or its turn has not come"));
+    }
+    if state.starts_nothing() {
+        return Err(stale("the run starts nothing now"));
     }
     let mut events = Vec::with_capacity(2);
     if state.started_at.is_none() {
@@ -122,7 +126,11 @@ pub fn finish(state: &RunState, finish: Finish, now: Timestamp, limits: &Limits)
             let output_hash = output.digest();
             StepSucceeded { attempt, logs, output: Some(output), output_hash, reused: None, step: key }.into()
         }
-        Outcome::Cancelled => StepCancelled { attempt, logs, step: key }.into(),
+        Outcome::Cancelled => {
+            // In a run that is to end this is cancellation; otherwise somebody stopped what should have run.
+            let message = "it was stopped, and not by its run".to_owned();
+            ended_badly(state, at, Failure::fatal("cancelled", message), now, logs, limits)
+        }
         Outcome::TimedOut => {
             let message = "the attempt took longer than it may".to_owned();
             ended_badly(state, at, Failure::retryable("timeout", message), now, logs, limits)
@@ -152,6 +160,28 @@ pub fn release(
     }
 }
 
+/// The event by which a worker prolongs the leases of all its attempts in a run. Notes about attempts that are not
+/// its own any more are left out.
+///
+/// # Errors
+/// `LeaseLost` when it holds none.
+pub fn progress(
+    state: &RunState,
+    worker: &WorkerId,
+    lease_until: Timestamp,
+    notes: Vec<ProgressNote>,
+) -> Result<Event> {
+    let held = state.held_by(worker);
+    if held.is_empty() || state.ended.is_some() {
+        return Err(Error::lease_lost("the worker holds no attempt of this run").with("run", state.key.run));
+    }
+    let own = |note: &ProgressNote| {
+        state.find(&note.step).is_some_and(|at| held.contains(&at) && state.at(at).attempt == note.attempt)
+    };
+    let notes = notes.into_iter().filter(own).collect();
+    Ok(AttemptProgress { lease_until, notes, worker: worker.clone() }.into())
+}
+
 fn ended_badly(
     state: &RunState,
     at: StepRef,
@@ -160,10 +190,6 @@ fn ended_badly(
     logs: Option<ArtifactRef>,
     limits: &Limits,
 ) -> Event {
-    let key = state.key_of(at);
-    if state.ending.is_some() {
-        return StepCancelled { attempt: state.at(at).attempt, logs, step: key }.into();
-    }
     let not_before = failure.retry_after.map(|wait| now.plus(wait));
     let Failure { code, message, retryable, .. } = failure;
     let event = settle_failure(state, at, &code, message, retryable, now, not_before, limits);
@@ -174,6 +200,7 @@ fn with_logs(mut event: Event, logs: Option<ArtifactRef>) -> Event {
     match &mut event {
         Event::StepFailed(event) => event.logs = logs,
         Event::StepParked(event) => event.logs = logs,
+        Event::StepCancelled(event) => event.logs = logs,
         _ => {}
     }
     event
@@ -192,6 +219,9 @@ pub(super) fn settle_failure(
     limits: &Limits,
 ) -> Event {
     let (step, spec, key) = (state.at(at), state.spec(at), state.key_of(at));
+    if state.ending.is_some() {
+        return StepCancelled { attempt: step.attempt, logs: None, step: key }.into();
+    }
     let policy = &spec.retry;
     let final_code = !retryable || policy.non_retryable.iter().any(|listed| listed == code);
     let exhausted = step.failures + 1 >= policy.max_attempts || step.attempt >= limits.attempts;
@@ -205,10 +235,7 @@ pub(super) fn settle_failure(
             return StepFailed { attempt, code, logs: None, message, retry_at, retryable, step: key }.into();
         }
     }
-    match policy.on_exhausted {
-        OnExhausted::Park => parked(key, step.attempt, code, message, limits),
-        OnExhausted::Fail => failed(key, step.attempt, code, message, retryable, limits),
-    }
+    give_up(state, at, code, message, retryable, limits)
 }
 
 /// What follows from an attempt whose lease ended.
@@ -225,8 +252,25 @@ pub(super) fn lost(state: &RunState, at: StepRef, now: Timestamp, limits: &Limit
             let retry_at = if step.losses == 0 { now } else { now.plus(wait) };
             StepLost { attempt: step.attempt, retry_at, step: key, worker: step.worker.clone() }.into()
         }
+        OnLost::Retry => give_up(state, at, "lost", message, false, limits),
         OnLost::Park => parked(key, step.attempt, "lost", message, limits),
-        OnLost::Retry | OnLost::Fail => failed(key, step.attempt, "lost", message, false, limits),
+        OnLost::Fail => failed(key, step.attempt, "lost", message, false, limits),
+    }
+}
+
+/// No further attempt: the step fails or is parked, as its policy says.
+pub(super) fn give_up(
+    state: &RunState,
+    at: StepRef,
+    code: &str,
+    message: String,
+    retryable: bool,
+    limits: &Limits,
+) -> Event {
+    let (key, attempt) = (state.key_of(at), state.at(at).attempt);
+    match state.spec(at).retry.on_exhausted {
+        OnExhausted::Park if state.ending.is_none() => parked(key, attempt, code, message, limits),
+        OnExhausted::Park | OnExhausted::Fail => failed(key, attempt, code, message, retryable, limits),
     }
 }
 
@@ -262,9 +306,9 @@ fn backoff(policy: &Retry, failures: u32, jitter: u64) -> Duration {
     let base = policy.backoff.duration();
     let full = base.saturating_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX));
     let full = full.min(policy.max_backoff.duration().max(base));
-    let half = full / 2;
-    let share = (u128::from(jitter) * half.as_micros()) >> 64;
-    half + Duration::from_micros(u64::try_from(share).unwrap_or(u64::MAX))
+    let half = u64::try_from(full.as_micros() / 2).unwrap_or(u64::MAX / 2);
+    let share = (u128::from(jitter) * u128::from(half)) >> 64;
+    Duration::from_micros(half.saturating_add(u64::try_from(share).unwrap_or(u64::MAX)))
 }
 
 /// 64 bits that are the same wherever and whenever the decision is made.

@@ -39,12 +39,16 @@ pub fn decide(state: &RunState, now: Timestamp, limits: &Limits) -> Vec<Event> {
         wave.wind_down();
     } else if state.index.unsettled == 0 {
         wave.finish();
-    } else if !state.paused {
+    } else {
         wave.verdicts();
         wave.signals();
-        wave.retries();
-        wave.frontier();
-        wave.maps();
+        wave.settle_maps();
+        if !state.paused {
+            wave.retries();
+            wave.delayed();
+            wave.frontier();
+            wave.fill_maps();
+        }
     }
     wave.events
 }
@@ -100,11 +104,8 @@ impl Wave<'_> {
                 }
                 StepStatus::Waiting => self.wait_is_over(at),
                 _ => {
-                    let step = state.at(at);
                     let message = "the step's total time ran out before its next attempt".to_owned();
-                    let key = state.key_of(at);
-                    let event =
-                        attempt::failed(key, step.attempt, "total_timeout", message, false, self.limits);
+                    let event = attempt::give_up(state, at, "total_timeout", message, false, self.limits);
                     self.push(event);
                 }
             }
@@ -125,7 +126,7 @@ impl Wave<'_> {
     fn wait_is_over(&mut self, at: StepRef) {
         let step = self.state.at(at);
         let Some(wait) = &step.wait else { return };
-        if wait.verdict.is_some() {
+        if wait.is_decided() {
             return self.verdict(at);
         }
         if wait.until.is_some_and(|until| until <= self.now) {
@@ -136,8 +137,12 @@ impl Wave<'_> {
             (None, Some(_)) => ("expired", "nobody decided the gate in time"),
             (None, None) => ("timeout", "the wait took longer than it may"),
         };
-        let event =
-            attempt::failed(self.state.key_of(at), step.attempt, code, what.to_owned(), false, self.limits);
+        self.fail_wait(at, code, what);
+    }
+
+    fn fail_wait(&mut self, at: StepRef, code: &str, message: &str) {
+        let (step, attempt) = (self.state.key_of(at), self.state.at(at).attempt);
+        let event = attempt::failed(step, attempt, code, message.to_owned(), false, self.limits);
         self.push(event);
     }
 
@@ -159,9 +164,11 @@ impl Wave<'_> {
     }
 
     fn verdict(&mut self, at: StepRef) {
-        let Some(verdict) = self.state.at(at).wait.as_ref().and_then(|wait| wait.verdict.as_ref()) else {
-            return;
-        };
+        let Some(wait) = &self.state.at(at).wait else { return };
+        let Some(verdict) = &wait.verdict else { return };
+        if !wait.is_decided() {
+            return self.fail_wait(at, "expired", "the verdict came after the gate had expired");
+        }
         if verdict.approved {
             match verdict_output(verdict) {
                 Ok(output) => self.succeed(at, output),
@@ -169,19 +176,15 @@ impl Wave<'_> {
             }
         } else {
             let reason = verdict.reason.as_deref().unwrap_or("no reason given");
-            let message = format!("rejected by {}: {reason}", verdict.actor);
-            let attempt = self.state.at(at).attempt;
-            let event =
-                attempt::failed(self.state.key_of(at), attempt, "rejected", message, false, self.limits);
-            self.push(event);
+            self.fail_wait(at, "rejected", &format!("rejected by {}: {reason}", verdict.actor));
         }
     }
 
     /// Each waiting step takes the oldest signal of its name; the first step in plan order goes first.
     fn signals(&mut self) {
-        for (name, waiters) in &self.state.index.waiters {
-            let pending = self.state.index.signals.get(name);
-            for (position, payload) in waiters.iter().zip(pending.into_iter().flatten()) {
+        for (name, pending) in &self.state.index.signals {
+            let waiters = self.state.index.waiters.get(name);
+            for (position, payload) in waiters.into_iter().flatten().zip(pending) {
                 self.succeed(StepRef::top(*position), payload.clone());
             }
         }
@@ -190,6 +193,18 @@ impl Wave<'_> {
     fn retries(&mut self) {
         for at in &self.state.index.retries {
             self.schedule(*at, self.state.at(*at).not_before);
+        }
+    }
+
+    /// Attempts of sub-DAGs whose backoff is over.
+    fn delayed(&mut self) {
+        for (not_before, at) in &self.state.index.delayed {
+            if *not_before > self.now {
+                break;
+            }
+            let step = self.state.at(*at);
+            let input = step.input_hash.unwrap_or_default();
+            self.start_sub_dag(*at, step.attempt, &input);
         }
     }
 
@@ -231,8 +246,14 @@ impl Wave<'_> {
         }
     }
 
+    /// The input of the next attempt. One that is tried again gets what it got before.
     fn input(&mut self, at: StepRef) -> Option<Payload> {
-        match StepScope::new(self.state, at).input(self.limits) {
+        let input = if self.state.index.retries.contains(&at) {
+            self.state.attempt_input(at, self.limits)
+        } else {
+            StepScope::new(self.state, at).input(self.limits)
+        };
+        match input {
             Ok(input) => Some(input),
             Err(error) => {
                 self.fail_early(at, "expression", error.to_string());
@@ -247,27 +268,31 @@ impl Wave<'_> {
         let templated = self.state.plan.compiled(at.step).is_some_and(|compiled| compiled.with.is_some());
         let recorded = templated && input.len() <= self.limits.payload_bytes;
         let attempt = self.state.at(at).attempt + 1;
-        let step = self.state.key_of(at);
-        let child_run = self.child_run(at, attempt, &input_hash);
+        let not_before = not_before.filter(|instant| *instant > self.now);
         self.push(StepScheduled {
             attempt,
             input: recorded.then_some(input),
             input_hash,
-            not_before: not_before.filter(|instant| *instant > self.now),
-            step: step.clone(),
+            not_before,
+            step: self.state.key_of(at),
         });
-        // Nobody claims a sub-DAG: the engine submits its run once this is durable.
-        if child_run.is_some() {
-            self.push_run_started();
-            self.push(StepStarted {
-                attempt,
-                child_run,
-                executor: None,
-                lease_until: None,
-                step,
-                worker: None,
-            });
+        if not_before.is_none() {
+            self.start_sub_dag(at, attempt, &input_hash);
         }
+    }
+
+    /// Nobody claims a sub-DAG: the engine submits its run once this is durable.
+    fn start_sub_dag(&mut self, at: StepRef, attempt: u32, input: &Digest) {
+        let Some(run) = self.child_run(at, attempt, input) else { return };
+        self.push_run_started();
+        self.push(StepStarted {
+            attempt,
+            child_run: Some(run),
+            executor: None,
+            lease_until: None,
+            step: self.state.key_of(at),
+            worker: None,
+        });
     }
 
     fn push_run_started(&mut self) {
@@ -340,20 +365,23 @@ impl Wave<'_> {
         }
     }
 
-    /// Expanded steps: settle them when all children are, otherwise fill their places.
-    fn maps(&mut self) {
+    /// Expanded steps whose children are all settled.
+    fn settle_maps(&mut self) {
+        for position in &self.state.index.maps {
+            let at = StepRef::top(*position);
+            if self.state.at(at).map.as_ref().is_some_and(|map| map.settled == map.len()) {
+                self.settle_map(at);
+            }
+        }
+    }
+
+    /// Fills the free places of expanded steps: children retried by hand first, then in the order of the items.
+    fn fill_maps(&mut self) {
         for position in &self.state.index.maps {
             let Some(map) = &self.state.steps[*position as usize].map else { continue };
-            let at = StepRef::top(*position);
-            let count = u32::try_from(map.children.len()).unwrap_or(u32::MAX);
-            if map.settled == count {
-                self.settle_map(at);
-                continue;
-            }
-            let places =
-                self.state.spec(at).for_each.as_ref().and_then(|each| each.max_parallel).unwrap_or(count);
-            let free = places.saturating_sub(map.active).min(count - map.next);
-            for child in map.next..map.next + free {
+            let free = self.state.places(StepRef::top(*position)).saturating_sub(map.active);
+            let line = map.again.iter().copied().chain(map.next..map.len());
+            for child in line.take(free as usize) {
                 self.schedule(StepRef { step: *position, child: Some(child) }, None);
             }
         }
@@ -377,28 +405,29 @@ impl Wave<'_> {
         self.push(StepSucceeded { attempt: 0, logs: None, output: None, output_hash, reused: None, step });
     }
 
-    /// The run is to end: everything that does not run is cancelled; what runs is waited for.
+    /// The run is to end: everything that does not run is cancelled; what runs is waited for. Looks at every step
+    /// once, and from then on only at what still runs.
     fn wind_down(&mut self) {
         let state = self.state;
-        for position in 0..state.steps.len() {
-            let at = StepRef::top(u32::try_from(position).unwrap_or(u32::MAX));
-            if state.at(at).status.is_settled() {
-                continue;
-            }
-            let children = state.at(at).map.as_ref().map_or(0, |map| map.children.len());
-            let mut busy = false;
-            for child in 0..u32::try_from(children).unwrap_or(u32::MAX) {
-                let child = StepRef { step: at.step, child: Some(child) };
-                busy |= state.at(child).status == StepStatus::Running;
-                self.cancel_idle(child);
-            }
-            if !busy && (children > 0 || state.at(at).map.is_some()) {
-                self.push(StepCancelled { attempt: 0, logs: None, step: state.key_of(at) });
-            } else if state.at(at).map.is_none() {
-                self.cancel_idle(at);
+        let counts = state.counts;
+        if counts.pending + counts.queued + counts.waiting + counts.parked > 0 {
+            for position in 0..state.plan_len() {
+                self.cancel_idle(StepRef::top(position));
             }
         }
-        if self.events.is_empty() && state.index.unsettled == 0 {
+        for position in &state.index.expanded {
+            let Some(map) = &state.steps[*position as usize].map else { continue };
+            let child = |index| StepRef { step: *position, child: Some(index) };
+            let running = state.index.running.range(child(0)..=child(u32::MAX)).count();
+            if (map.len() - map.settled) as usize > running {
+                (0..map.len()).for_each(|index| self.cancel_idle(child(index)));
+            }
+            if running == 0 {
+                let step = state.key_of(StepRef::top(*position));
+                self.push(StepCancelled { attempt: 0, logs: None, step });
+            }
+        }
+        if state.index.unsettled == 0 {
             self.end();
         }
     }
@@ -412,12 +441,8 @@ impl Wave<'_> {
 
     fn end(&mut self) {
         let outputs_hash = self.state.outputs_hash();
-        match self
-            .state
-            .ending
-            .as_ref()
-            .and_then(|ending| Some((ending.code.clone()?, ending.reason.clone())))
-        {
+        let ending = self.state.ending.as_ref();
+        match ending.and_then(|ending| Some((ending.code.clone()?, ending.reason.clone()))) {
             Some((code, reason)) => {
                 self.push(RunFailed { code, message: reason.unwrap_or_default(), outputs_hash });
             }

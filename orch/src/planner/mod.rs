@@ -3,13 +3,17 @@
 
 pub mod attempt;
 mod decide;
+mod explain;
 mod fold;
 mod operate;
 mod plan;
 mod scope;
 mod state;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use decide::{advance, child_token, decide};
+pub use explain::{Explanation, Reason, explain};
 pub use fold::unshared_plan;
 pub use operate::{Operation, operate};
 pub use plan::{Compiled, Plan, PlanSummary, SharedPlan, StepSummary};

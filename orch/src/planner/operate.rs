@@ -4,7 +4,8 @@ use super::state::{RunState, StepRef};
 use crate::error::{Error, Result};
 use crate::id::StepKey;
 use crate::ledger::{
-    Event, GateDecided, RunCancelRequested, RunPaused, RunResumed, RunRetried, SignalReceived, StepStatus,
+    Event, GateDecided, RunCancelRequested, RunPaused, RunResumed, RunRetried, RunStatus, SignalReceived,
+    StepStatus,
 };
 use crate::limits::Limits;
 use crate::payload::Payload;
@@ -70,7 +71,7 @@ pub fn operate(
     };
     let event: Event = match op {
         Operation::Cancel => {
-            if state.ending.is_some() || state.status() == crate::ledger::RunStatus::Cancelled {
+            if state.ending.is_some() || state.status() == RunStatus::Cancelled {
                 return Ok(Vec::new());
             }
             running()?;
@@ -80,6 +81,9 @@ pub fn operate(
             running()?;
             if state.paused {
                 return Ok(Vec::new());
+            }
+            if state.ending.is_some() {
+                return Err(Error::refused("the run is being cancelled"));
             }
             RunPaused { reason }.into()
         }
@@ -126,49 +130,68 @@ fn find(state: &RunState, step: &StepKey) -> Result<StepRef> {
     state.find(step).ok_or_else(|| Error::not_found("the run has no such step").with("step", step))
 }
 
-/// The steps to retry, in plan order: declared ones, and the children of expanded ones in their stead.
+/// The steps to retry, in plan order: declared ones, and the children of expanded ones in their stead. What was
+/// cancelled when the run's time ran out comes along.
 fn retryable(state: &RunState, named: &[StepKey]) -> Result<Vec<StepKey>> {
-    if let Some(ended) = state.ended.as_ref().filter(|ended| ended.status != crate::ledger::RunStatus::Failed)
-    {
+    if let Some(ended) = state.ended.as_ref().filter(|ended| ended.status != RunStatus::Failed) {
         return Err(Error::refused("only a failed run can be retried").with("status", ended.status));
     }
     if state.ending.is_some() && state.ended.is_none() {
         return Err(Error::refused("the run is being cancelled"));
     }
-    let stuck = |at: StepRef| matches!(state.at(at).status, StepStatus::Failed | StepStatus::Parked);
     let mut chosen = Vec::new();
-    if named.is_empty() {
-        for position in 0..state.steps.len() {
-            choose(state, StepRef::top(u32::try_from(position).unwrap_or(u32::MAX)), &stuck, &mut chosen);
-        }
-    } else {
-        for key in named {
-            let before = chosen.len();
-            choose(state, find(state, key)?, &stuck, &mut chosen);
-            if chosen.len() == before {
-                return Err(Error::refused("the step is neither failed nor parked")
-                    .with("step", key)
-                    .with("status", state.at(find(state, key)?).status));
-            }
-        }
+    for position in 0..state.plan_len() {
+        let stuck: &[StepStatus] = if named.is_empty() { &STUCK } else { &[StepStatus::Cancelled] };
+        choose(state, StepRef::top(position), stuck, &mut chosen);
     }
-    if chosen.is_empty() {
-        return Err(Error::refused("the run has no failed or parked step"));
+    for key in named {
+        let at = find(state, key)?;
+        let before = chosen.len();
+        choose(state, at, &STUCK, &mut chosen);
+        if chosen.len() == before {
+            return Err(Error::refused("the step is neither failed nor parked")
+                .with("step", key)
+                .with("status", state.at(at).status));
+        }
     }
     chosen.sort_unstable();
     chosen.dedup();
+    let busy = leave_out_busy(state, &mut chosen);
+    match (chosen.is_empty(), busy) {
+        // Who asks for all means those that can be.
+        (false, None) => {}
+        (false, Some(_)) if named.is_empty() => {}
+        (true, None) => return Err(Error::refused("the run has no failed or parked step")),
+        (_, Some((step, busy))) => {
+            return Err(Error::refused("what the step led to is under way; retry it once that is settled")
+                .with("step", step)
+                .with("under_way", busy));
+        }
+    }
     Ok(chosen.into_iter().map(|at| state.key_of(at)).collect())
 }
 
-fn choose(state: &RunState, at: StepRef, stuck: &impl Fn(StepRef) -> bool, chosen: &mut Vec<StepRef>) {
-    match &state.at(at).map {
-        Some(map) => {
-            let children = 0..u32::try_from(map.children.len()).unwrap_or(u32::MAX);
-            chosen.extend(
-                children.map(|child| StepRef { step: at.step, child: Some(child) }).filter(|at| stuck(*at)),
-            );
-        }
-        None if stuck(at) => chosen.push(at),
-        None => {}
+const STUCK: [StepStatus; 3] = [StepStatus::Failed, StepStatus::Parked, StepStatus::Cancelled];
+
+/// Takes out of `chosen` what must not be retried because a step it led to is under way; answers the first such step
+/// with what is under way.
+fn leave_out_busy(state: &RunState, chosen: &mut Vec<StepRef>) -> Option<(StepKey, StepKey)> {
+    let touched: Vec<u32> = chosen.iter().map(|at| at.step).collect();
+    let (guilty, busy) = state.first_busy_after(&touched)?;
+    let leads_to_busy = state.leads_to_busy();
+    chosen.retain(|at| !leads_to_busy[at.step as usize]);
+    Some((state.key_of(StepRef::top(guilty)), state.key_of(StepRef::top(busy))))
+}
+
+fn choose(state: &RunState, at: StepRef, stuck: &[StepStatus], chosen: &mut Vec<StepRef>) {
+    let is_stuck = |at: StepRef| stuck.contains(&state.at(at).status);
+    let before = chosen.len();
+    if let Some(map) = &state.at(at).map {
+        let children = (0..map.len()).map(|child| StepRef { step: at.step, child: Some(child) });
+        chosen.extend(children.filter(|child| is_stuck(*child)));
+    }
+    // An expanded step none of whose children is stuck was stopped just before it could be settled.
+    if chosen.len() == before && is_stuck(at) {
+        chosen.push(at);
     }
 }

@@ -136,7 +136,9 @@ impl Plan {
     pub fn read(document: &Payload, limits: &Limits) -> Result<Self> {
         let dag: Dag = document.decode().map_err(|cause| Error::corrupt("not a plan").caused_by(cause))?;
         let given: Vec<StepId> = dag.steps.iter().map(|step| step.id.clone()).collect();
-        let generous = Limits { steps: Limits::STEPS_CEILING, ..limits.clone() };
+        // Limits bound what comes in. What is recorded was within those of its time.
+        let generous =
+            Limits { steps: Limits::STEPS_CEILING, expression_bytes: usize::MAX, ..limits.clone() };
         let plan =
             Self::new(dag, &generous).map_err(|cause| Error::corrupt("not a plan").caused_by(cause))?;
         if plan.document != *document || plan.dag.steps.iter().zip(&given).any(|(step, id)| step.id != *id) {
@@ -245,14 +247,24 @@ impl Plan {
         Ok(PlanSummary { dag_id: self.dag.id.clone(), plan_hash: self.hash, order, steps })
     }
 
-    /// `position` and everything downstream of it, as a set of flags by position.
+    /// `positions` and everything downstream of them, as a set of flags by position.
     #[must_use]
     pub fn downstream(&self, positions: &[u32]) -> Vec<bool> {
+        self.reach(positions, &self.graph.dependents)
+    }
+
+    /// `positions` and everything they need, directly or not, as a set of flags by position.
+    #[must_use]
+    pub fn upstream(&self, positions: &[u32]) -> Vec<bool> {
+        self.reach(positions, &self.graph.needs)
+    }
+
+    fn reach(&self, positions: &[u32], along: &Adjacency) -> Vec<bool> {
         let mut reached = vec![false; self.dag.steps.len()];
         let mut open: Vec<u32> = positions.to_vec();
         while let Some(position) = open.pop() {
             if !std::mem::replace(&mut reached[position as usize], true) {
-                open.extend(self.dependents(position));
+                open.extend(along.row(position));
             }
         }
         reached
@@ -358,7 +370,8 @@ fn compile(step: &Step, limits: &Limits) -> Result<Option<Box<Compiled>>> {
     let template = |what, value: &serde_json::Value| match Template::compile(value, limits) {
         Ok(template) => Ok(Some(template).filter(|template| !template.is_constant())),
         Err(problems) => {
-            Err(wrong(what, problems.into_iter().map(|(at, e)| format!("{at}: {}", e.message)).collect()))
+            let list: Vec<String> = problems.iter().map(|(at, e)| format!("{at}: {}", e.message)).collect();
+            Err(wrong(what, list.join("; ")))
         }
     };
     let keys = step.concurrency.iter().map(|slot| serde_json::Value::from(slot.key.as_str())).collect();

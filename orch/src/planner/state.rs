@@ -36,7 +36,7 @@ impl StepRef {
     }
 }
 
-/// The state of a run. Changed by [`RunState::apply`](super::fold) only.
+/// The state of a run. Changed by [`RunState::apply`] only.
 #[derive(Debug)]
 pub struct RunState {
     /// The run.
@@ -57,6 +57,8 @@ pub struct RunState {
     pub started_at: Option<Timestamp>,
     /// Whether it is held.
     pub paused: bool,
+    /// When the present round began: when it was created, or retried after it had failed.
+    pub round_at: Timestamp,
     /// Set once it is to end early.
     pub ending: Option<Ending>,
     /// Set once it has ended.
@@ -102,6 +104,8 @@ pub(super) struct Index {
     /// Steps and children that wait for another attempt to be scheduled.
     pub(super) retries: BTreeSet<StepRef>,
     /// Expanded `forEach` steps that are not settled.
+    pub(super) expanded: BTreeSet<u32>,
+    /// Those of them that are to be settled, or have a free place and a child for it.
     pub(super) maps: BTreeSet<u32>,
     /// Gates with a verdict that has not settled them yet.
     pub(super) verdicts: BTreeSet<u32>,
@@ -111,8 +115,12 @@ pub(super) struct Index {
     pub(super) signals: BTreeMap<String, VecDeque<Payload>>,
     /// Attempts that may start.
     pub(super) queued: BTreeSet<StepRef>,
+    /// Queued attempts of sub-DAGs, by the instant their backoff is over: no queue holds them back.
+    pub(super) delayed: BTreeSet<(Timestamp, StepRef)>,
     /// Attempts under way.
     pub(super) running: BTreeSet<StepRef>,
+    /// Those of them that a run of its own carries out.
+    pub(super) sub_runs: BTreeSet<StepRef>,
     /// When each step must be looked at; at most one instant per step.
     pub(super) timers: BTreeSet<(Timestamp, StepRef)>,
 }
@@ -198,6 +206,19 @@ pub struct Verdict {
     pub reason: Option<String>,
 }
 
+impl Wait {
+    /// Whether a verdict came in time.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| self.expires_at.is_none_or(|end| verdict.at < end))
+    }
+
+    /// Whether it can fail: its time is up, or a verdict was given.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.verdict.is_some() || self.expires_at.is_some_and(|end| end <= now)
+    }
+}
+
 /// The children of a `forEach` step.
 #[derive(Clone, Debug)]
 pub struct MapState {
@@ -207,6 +228,8 @@ pub struct MapState {
     pub children: Vec<StepState>,
     /// The first child that has never been looked at.
     pub next: u32,
+    /// Children that were retried by hand and wait for a place.
+    pub(super) again: BTreeSet<u32>,
     /// Children queued, running or waiting for another attempt.
     pub active: u32,
     /// Children settled.
@@ -276,6 +299,7 @@ impl RunState {
             last_at: at,
             started_at: None,
             paused: false,
+            round_at: at,
             ending: None,
             ended: None,
             steps: vec![StepState::default(); count],
@@ -370,16 +394,64 @@ impl RunState {
 
     /// Running sub-DAGs: the step, its attempt, and the run that carries it out.
     pub fn sub_runs(&self) -> impl Iterator<Item = (StepRef, u32, RunId)> + '_ {
-        self.running().filter_map(|at| {
-            let step = self.at(at);
-            step.child_run.map(|run| (at, step.attempt, run))
+        self.index.sub_runs.iter().filter_map(|at| {
+            let step = self.at(*at);
+            step.child_run.map(|run| (*at, step.attempt, run))
         })
+    }
+
+    /// The attempts under way that `worker` holds, in plan order.
+    #[must_use]
+    pub fn held_by(&self, worker: &WorkerId) -> Vec<StepRef> {
+        self.running().filter(|at| self.at(*at).worker.as_ref() == Some(worker)).collect()
+    }
+
+    /// Whether nothing new may begin: the run is paused, to end, or has ended.
+    #[must_use]
+    pub fn starts_nothing(&self) -> bool {
+        self.paused || self.ending.is_some() || self.ended.is_some()
+    }
+
+    /// How many children of a `forEach` step may be active at once.
+    pub(super) fn places(&self, at: StepRef) -> u32 {
+        self.spec(at).for_each.as_ref().and_then(|each| each.max_parallel).unwrap_or(u32::MAX)
+    }
+
+    /// For each position, whether a step downstream of it is under way.
+    pub(super) fn leads_to_busy(&self) -> Vec<bool> {
+        let busy = (0..self.plan_len()).filter(|position| self.is_busy(*position));
+        let needed: Vec<u32> = busy.flat_map(|position| self.plan.needs(position)).copied().collect();
+        self.plan.upstream(&needed)
+    }
+
+    /// The first of `positions` that leads to a step under way, with that step.
+    pub(super) fn first_busy_after(&self, positions: &[u32]) -> Option<(u32, u32)> {
+        let leads = self.leads_to_busy();
+        let guilty = positions.iter().copied().find(|position| leads[*position as usize])?;
+        let downstream = self.plan.downstream(&[guilty]);
+        let busy = |p: &u32| *p != guilty && downstream[*p as usize] && self.is_busy(*p);
+        Some((guilty, (0..self.plan_len()).find(busy)?))
+    }
+
+    /// Whether a declared step, or a child of it, is under way.
+    fn is_busy(&self, position: u32) -> bool {
+        let step = &self.steps[position as usize];
+        match step.status {
+            StepStatus::Queued | StepStatus::Waiting => true,
+            StepStatus::Running => step.map.as_ref().is_none_or(|map| map.active > 0),
+            _ => self.index.retries.contains(&StepRef::top(position)),
+        }
+    }
+
+    /// The number of declared steps, as positions are counted.
+    pub(super) fn plan_len(&self) -> u32 {
+        u32::try_from(self.steps.len()).unwrap_or(u32::MAX)
     }
 
     /// When the run as a whole is out of time.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.plan.dag().timeout.map(|span| self.created_at.plus(span.duration()))
+        self.plan.dag().timeout.map(|span| self.round_at.plus(span.duration()))
     }
 
     /// When all attempts of a step together are out of time.
@@ -387,6 +459,14 @@ impl RunState {
     pub fn step_deadline(&self, at: StepRef) -> Option<Timestamp> {
         let span = self.spec(at).total_timeout?;
         self.at(at).scheduled_at.map(|since| since.plus(span.duration()))
+    }
+
+    /// When the running attempt is out of time.
+    #[must_use]
+    pub fn attempt_deadline(&self, at: StepRef) -> Option<Timestamp> {
+        let attempt =
+            self.spec(at).timeout.and_then(|span| Some(self.at(at).started_at?.plus(span.duration())));
+        [attempt, self.step_deadline(at)].into_iter().flatten().min()
     }
 
     /// When the run must be looked at next even if nothing is heard of it.
@@ -397,9 +477,10 @@ impl RunState {
         }
         let timer = self.index.timers.first().map(|(at, _)| *at);
         let deadline = self.deadline().filter(|_| self.ending.is_none());
-        let unheard = (!self.index.queued.is_empty() && !self.paused) || self.sub_runs().next().is_some();
-        let check = unheard.then(|| self.last_at.plus(HINT_CHECK));
-        [timer, deadline, check].into_iter().flatten().min()
+        let goes_on = !self.paused && !self.index.queued.is_empty();
+        let check = (goes_on || !self.index.sub_runs.is_empty()).then(|| self.last_at.plus(HINT_CHECK));
+        let delayed = self.index.delayed.first().filter(|_| !self.paused).map(|(at, _)| *at);
+        [timer, deadline, check, delayed].into_iter().flatten().min()
     }
 
     /// The row that stands beside the entries (invariant L3). `wake_at` is a hint: a sweep that found nothing to do

@@ -1,0 +1,57 @@
+//! Appending to the streams that belong to no run.
+
+use super::read_page;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::TenantId;
+use crate::ledger::{Chain, Event, Stream};
+use crate::store::{Append, Store};
+use crate::time::Timestamp;
+
+/// How often an append is tried again because somebody else was quicker.
+const TRIES: u32 = 20;
+
+/// Beyond every sequence number that a store can hold: asks for the head alone.
+const END: u64 = i64::MAX as u64;
+
+/// Appends events to the `audit` or `checkpoint` stream of a tenant, again and again until no other append comes
+/// between; answers the lines, each ended by a newline.
+///
+/// # Errors
+/// `Invalid` for a run's stream, `Conflict` when others were quicker 20 times, and what the store answers.
+pub async fn append(
+    store: &dyn Store,
+    tenant: &TenantId,
+    stream: Stream,
+    actor: &str,
+    at: Timestamp,
+    events: &[Event],
+) -> Result<String> {
+    if matches!(stream, Stream::Run(_)) {
+        return Err(Error::invalid("runs are appended to by the engine alone").with("stream", stream));
+    }
+    for _ in 0..TRIES {
+        let expected = read_page(store, tenant, stream, END, 1).await?.head;
+        let mut chain = Chain::new(tenant, stream, expected);
+        for event in events {
+            chain.push(actor, at, event)?;
+        }
+        let (lines, head) = chain.finish()?;
+        let append =
+            Append { tenant: tenant.clone(), stream, expected, lines: lines.clone(), head, row: None };
+        let answer = store.append(&[append]).await.and_then(|mut answers| {
+            answers.pop().unwrap_or_else(|| Err(Error::internal("the store answered nothing")))
+        });
+        match answer {
+            Ok(()) => return Ok(lines.to_string()),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) if error.kind() == ErrorKind::Indeterminate => {
+                let page = read_page(store, tenant, stream, expected.seq, events.len()).await?;
+                if page.lines.starts_with(&*lines) {
+                    return Ok(lines.to_string());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::conflict("others keep appending to the stream").with("stream", stream).with("tries", TRIES))
+}

@@ -1,0 +1,109 @@
+use super::*;
+use crate::digest::Digest;
+
+async fn full() -> (MemoryStore, Vec<Sim>) {
+    let mut sims = vec![mixed("t1"), mixed("t2"), small()];
+    let plan = sims[0].state.plan.clone();
+    let mut late = Sim::unopened(&plan, &json!({}), "t3");
+    late.now = Timestamp::from_micros(50);
+    late.settle();
+    late.now = Timestamp::from_micros(20);
+    late.run("a", good());
+    sims.push(late);
+    let store = store_of(&sims.iter().collect::<Vec<_>>()).await;
+    audit(&store, "dag.publish").await;
+    checkpoint(&store, Scope::All).await.unwrap();
+    (store, sims)
+}
+
+fn stream_of(line: &str) -> Stream {
+    crate::ledger::Entry::read(line).unwrap().stream
+}
+
+async fn exported(store: &MemoryStore, run: Option<RunId>) -> (String, Manifest) {
+    let mut file = Vec::new();
+    let manifest = export(store, &tenant(), run, Timestamp::from_micros(99), &mut file).await.unwrap();
+    (String::from_utf8(file).unwrap(), manifest)
+}
+
+#[tokio::test]
+async fn an_export_holds_every_line_as_it_was_hashed_in_order_of_time_dag_and_run() {
+    let (store, sims) = full().await;
+    let (file, manifest) = exported(&store, None).await;
+    assert_eq!(manifest.sha256, Digest::of(&file));
+    assert_eq!(manifest.counts.entries, file.lines().count() as u64);
+    assert_eq!((manifest.counts.streams, manifest.counts.bytes), (6, file.len() as u64));
+    for sim in &sims {
+        let own = Stream::Run(sim.state.key.run);
+        let lines: String =
+            file.lines().filter(|line| stream_of(line) == own).map(|line| format!("{line}\n")).collect();
+        assert_eq!(lines, sim.lines);
+        let named = manifest.heads.iter().find(|named| named.stream == own).unwrap();
+        assert_eq!(named.head, sim.state.head);
+    }
+    let report =
+        verify_export(file.as_bytes(), &tenant(), Some(&manifest), &VerifyOptions::default()).unwrap();
+    assert_eq!(report.problems, []);
+    assert_eq!(report.entries, manifest.counts.entries);
+    let text = serde_json::to_string(&manifest).unwrap();
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+}
+
+#[tokio::test]
+async fn one_run_can_be_exported_alone() {
+    let (store, sims) = full().await;
+    let (file, manifest) = exported(&store, Some(sims[1].state.key.run)).await;
+    assert_eq!(file, sims[1].lines);
+    let report =
+        verify_export(file.as_bytes(), &tenant(), Some(&manifest), &VerifyOptions::default()).unwrap();
+    assert_eq!(report.problems, []);
+    let nobody = RunId::MIN;
+    assert!(export(&store, &tenant(), Some(nobody), Timestamp::EPOCH, &mut Vec::new()).await.is_err());
+}
+
+#[tokio::test]
+async fn what_was_changed_in_an_export_is_found_with_its_line() {
+    let (store, _) = full().await;
+    let (file, manifest) = exported(&store, None).await;
+    let lines: Vec<&str> = file.lines().collect();
+    let check = |lines: &[String]| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        verify_export(text.as_bytes(), &tenant(), Some(&manifest), &VerifyOptions::default()).unwrap()
+    };
+    for number in 0..lines.len() {
+        let mut changed: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        changed[number] = changed[number].replacen("\"at\":\"1970-01-01", "\"at\":\"1970-01-02", 1);
+        let report = check(&changed);
+        let found = report.problems.iter().find(|p| p.line == Some(number as u64 + 1));
+        assert!(found.is_some_and(|p| p.code != "not_sorted"), "line {} {:?}", number + 1, report.problems);
+        let mut fewer: Vec<String> = lines.iter().map(ToString::to_string).collect();
+        fewer.remove(number);
+        let codes: Vec<_> = check(&fewer).problems.iter().map(|p| p.code).collect();
+        assert!(
+            codes.contains(&"manifest_differs") && codes.len() > 1,
+            "without line {} {codes:?}",
+            number + 1
+        );
+    }
+    let mut junk: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    junk.insert(3, "junk".into());
+    assert!(check(&junk).problems.iter().any(|p| p.line == Some(4) && p.code == "unreadable"));
+}
+
+#[tokio::test]
+async fn a_run_left_out_of_an_export_is_found() {
+    let (store, sims) = full().await;
+    let (file, mut manifest) = exported(&store, None).await;
+    let gone = Stream::Run(sims[0].state.key.run);
+    let left: String =
+        file.lines().filter(|line| stream_of(line) != gone).map(|line| format!("{line}\n")).collect();
+    manifest.sha256 = Digest::of(&left);
+    manifest.counts.streams -= 1;
+    manifest.counts.bytes = left.len() as u64;
+    manifest.counts.entries = left.lines().count() as u64;
+    manifest.heads.retain(|named| named.stream != gone);
+    let report =
+        verify_export(left.as_bytes(), &tenant(), Some(&manifest), &VerifyOptions::default()).unwrap();
+    let found: Vec<_> = report.problems.iter().map(|p| (p.stream, p.code)).collect();
+    assert_eq!(found, [(gone, "deleted")]);
+}

@@ -1,0 +1,392 @@
+//! Verifying everything a tenant has, in a store or in an export.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read};
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::checkpoint::{Checkpoint, PublicKey};
+use super::export::{Counts, Manifest, Place};
+use super::stream::{Anchors, Problem, StreamVerifier};
+use super::{PAGE, read_page, read_runs};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::id::{DagId, TenantId};
+use crate::ledger::{Entry, Event, Head, Stream, StreamHead};
+use crate::limits::Limits;
+use crate::store::{RunRow, Store};
+use crate::time::Timestamp;
+
+/// The longest line of an export that is read.
+const LINE_MAX: u64 = 256 << 20;
+
+/// What verification compares with.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyOptions {
+    /// The limits that expressions are evaluated within when an input is made again.
+    pub limits: Limits,
+    /// Checkpoints that were exported earlier: they show cut tails and deleted streams.
+    pub checkpoints: Vec<Checkpoint>,
+    /// The key that every checkpoint must be signed with.
+    pub key: Option<PublicKey>,
+}
+
+/// What verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Streams looked at.
+    pub streams: u64,
+    /// Entries that are as they should be.
+    pub entries: u64,
+    /// The first problem of each bad stream.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, verifier: &StreamVerifier, problem: Option<Problem>) {
+        self.streams += 1;
+        self.entries += verifier.head().seq;
+        self.problems.extend(problem);
+    }
+}
+
+/// What checkpoints say of other streams.
+#[derive(Debug, Default)]
+struct Known {
+    heads: BTreeMap<Stream, Vec<(u64, Head)>>,
+    pruned: BTreeMap<Stream, u64>,
+}
+
+impl Known {
+    fn note(&mut self, taken: u64, named: &StreamHead) {
+        self.heads.entry(named.stream).or_default().push((taken, named.head));
+    }
+
+    fn note_entry(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::CheckpointTaken(e) => e.heads.iter().for_each(|named| self.note(entry.seq, named)),
+            Event::CheckpointPruned(e) => {
+                self.pruned.extend(e.heads.iter().map(|named| (named.stream, entry.seq)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The heads that a stream must have passed through, and forgets them: those named since it was pruned, as the
+    /// same run may have been submitted again.
+    fn take(&mut self, stream: Stream) -> Anchors {
+        let pruned = self.pruned.get(&stream).copied().unwrap_or(0);
+        let heads = self.heads.remove(&stream).unwrap_or_default();
+        heads
+            .into_iter()
+            .filter(|(taken, _)| *taken > pruned)
+            .map(|(_, head)| (head.seq, head.hash))
+            .collect()
+    }
+
+    fn of(options: &VerifyOptions, tenant: &TenantId, report: &mut Report) -> Self {
+        let mut known = Self::default();
+        for checkpoint in &options.checkpoints {
+            let seq = checkpoint.heads().next().map_or(1, |(seq, _)| seq);
+            let problem = |message| Problem {
+                stream: Stream::Checkpoint,
+                seq,
+                line: None,
+                code: "bad_signature",
+                message,
+            };
+            if checkpoint.tenant() != Some(tenant) {
+                report.problems.push(problem("the exported checkpoint is of another tenant".to_owned()));
+            } else if let Err(error) = checkpoint.verify(options.key.as_ref()) {
+                report.problems.push(problem(format!("the exported checkpoint: {error}")));
+            } else {
+                checkpoint.heads().for_each(|(taken, named)| known.note(taken, &named));
+            }
+        }
+        known
+    }
+}
+
+/// Verifies every stream of a tenant in a store, and the rows beside them. Reads pages of 500 entries; holds one run,
+/// and the heads that checkpoints name, in memory. Runs may go on meanwhile.
+///
+/// # Errors
+/// As the store. What is wrong with the ledger is in the report.
+pub async fn verify_store(store: &dyn Store, tenant: &TenantId, options: &VerifyOptions) -> Result<Report> {
+    let mut report = Report::default();
+    let mut known = Known::of(options, tenant, &mut report);
+    let mut reader = Reader { store, tenant, options };
+    for stream in [Stream::Checkpoint, Stream::Audit] {
+        let mut verifier = reader.verifier(stream, known.take(stream));
+        let head = reader.read(&mut verifier, stream, |entry| known.note_entry(&entry)).await?;
+        let problem = verifier.finish(Some(head));
+        if verifier.head().seq > 0 || problem.is_some() {
+            report.add(&verifier, problem);
+        }
+    }
+    let mut cursor = None;
+    loop {
+        let (rows, next) = read_runs(store, tenant, cursor).await?;
+        for row in rows {
+            reader.run(row, &mut known, &mut report).await?;
+        }
+        if next.is_none() {
+            break;
+        }
+        cursor = next;
+    }
+    for stream in known.heads.keys().copied().collect::<Vec<_>>() {
+        let anchors = known.take(stream);
+        reader.without_row(stream, anchors, &mut report).await?;
+    }
+    report.problems.sort_by_key(|problem| problem.stream);
+    Ok(report)
+}
+
+struct Reader<'a> {
+    store: &'a dyn Store,
+    tenant: &'a TenantId,
+    options: &'a VerifyOptions,
+}
+
+impl Reader<'_> {
+    fn verifier(&self, stream: Stream, anchors: Anchors) -> StreamVerifier {
+        StreamVerifier::new(self.tenant.clone(), stream, self.options.limits.clone())
+            .anchored(anchors)
+            .signed_by(self.options.key.clone())
+    }
+
+    /// Reads on to the end of the stream; answers the head that the store names.
+    async fn read(
+        &mut self,
+        verifier: &mut StreamVerifier,
+        stream: Stream,
+        mut each: impl FnMut(Entry) + Send,
+    ) -> Result<Head> {
+        let mut after = verifier.head().seq;
+        loop {
+            let page = read_page(self.store, self.tenant, stream, after, PAGE).await?;
+            for line in page.lines.split_terminator('\n') {
+                if let Some(entry) = verifier.push(line) {
+                    each(entry);
+                }
+            }
+            if verifier.is_broken() || !page.more() || page.lines.is_empty() {
+                return Ok(page.head);
+            }
+            after = page.last;
+        }
+    }
+
+    async fn run(&mut self, row: RunRow, known: &mut Known, report: &mut Report) -> Result<()> {
+        let stream = Stream::Run(row.run);
+        let mut verifier = self.verifier(stream, known.take(stream));
+        // The run may go on while it is read: then its row is newer than what has been read.
+        loop {
+            let head = self.read(&mut verifier, stream, drop).await?;
+            let Some(row) = self.store.run(&row.key()).await? else { return Ok(()) };
+            if row.head.seq > head.seq && head.seq > 0 && !verifier.is_broken() {
+                let again = read_page(self.store, self.tenant, stream, head.seq, 1).await?;
+                if again.head.seq > head.seq {
+                    continue;
+                }
+            }
+            let problem = match verifier.finish(Some(if row.head.seq > head.seq { row.head } else { head })) {
+                Some(problem) => Some(problem),
+                None => verifier.compare_row(&row),
+            };
+            report.add(&verifier, problem);
+            return Ok(());
+        }
+    }
+
+    /// A stream that checkpoints name and no row leads to.
+    async fn without_row(&mut self, stream: Stream, anchors: Anchors, report: &mut Report) -> Result<()> {
+        let Some(last) = anchors.keys().next_back().copied() else { return Ok(()) };
+        let mut verifier = self.verifier(stream, anchors);
+        let head = self.read(&mut verifier, stream, drop).await?;
+        let (code, message) = if head.seq == 0 && verifier.head().seq == 0 {
+            ("deleted", format!("a checkpoint names {last} entries, nothing is there and nothing was pruned"))
+        } else {
+            ("row_missing", "there are entries, and no row that leads to them".to_owned())
+        };
+        let problem = verifier.finish(Some(head)).filter(|_| code == "row_missing");
+        let missing = Problem { stream, seq: 1, line: None, code, message };
+        report.add(&verifier, Some(problem.unwrap_or(missing)));
+        Ok(())
+    }
+}
+
+/// Verifies an export, and that it is what its manifest says, if one is given. Holds the state of every run in it
+/// that can still go on.
+///
+/// # Errors
+/// `Unavailable` when the reader fails, `LimitExceeded` for a line over 256 MiB. What is wrong with the ledger is in
+/// the report.
+pub fn verify_export(
+    mut reader: impl BufRead,
+    tenant: &TenantId,
+    manifest: Option<&Manifest>,
+    options: &VerifyOptions,
+) -> Result<Report> {
+    let mut report = Report::default();
+    let known = Known::of(options, tenant, &mut report);
+    let mut file = File { tenant, options, known, streams: BTreeMap::new(), place: None, unsorted: None };
+    let mut counts = Counts::default();
+    let mut hasher = Sha256::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LINE_MAX + 1).read_until(b'\n', &mut line);
+        let bytes = read.map_err(|cause| Error::unavailable("the export cannot be read").caused_by(cause))?;
+        if bytes == 0 {
+            break;
+        }
+        if bytes as u64 > LINE_MAX {
+            return Err(Error::limit_exceeded("a line of the export is too long").with("limit", LINE_MAX));
+        }
+        hasher.update(&line);
+        counts.entries += 1;
+        counts.bytes += bytes as u64;
+        file.line(counts.entries, &String::from_utf8_lossy(&line), &mut report);
+    }
+    counts.streams = file.streams.len() as u64;
+    let sha256 = Digest::from_bytes(hasher.finalize().into());
+    file.finish(manifest, counts, sha256, &mut report);
+    Ok(report)
+}
+
+struct File<'a> {
+    tenant: &'a TenantId,
+    options: &'a VerifyOptions,
+    known: Known,
+    streams: BTreeMap<Stream, InFile>,
+    place: Option<Place>,
+    unsorted: Option<Problem>,
+}
+
+/// One stream of an export.
+struct InFile {
+    verifier: StreamVerifier,
+    dag: Option<DagId>,
+    at: Timestamp,
+    /// How many of its lines were looked at, and where the last three of them stand, the last one first.
+    count: u64,
+    lines: [u64; 3],
+}
+
+impl InFile {
+    /// The line of an entry near the last one looked at.
+    fn line_of(&self, seq: u64) -> Option<u64> {
+        let back = usize::try_from(self.count.checked_sub(seq)?).ok()?;
+        self.lines.get(back).copied().filter(|line| *line > 0)
+    }
+}
+
+/// Just enough of a line to know where it belongs.
+#[derive(serde::Deserialize)]
+struct Label {
+    at: Timestamp,
+    stream: Stream,
+}
+
+impl File<'_> {
+    fn line(&mut self, number: u64, line: &str, report: &mut Report) {
+        let text = line.strip_suffix('\n').unwrap_or(line);
+        let Ok(label) = serde_json::from_str::<Label>(text) else {
+            let message = "the line is no entry of any stream".to_owned();
+            let problem =
+                Problem { stream: Stream::Audit, seq: 0, line: Some(number), code: "unreadable", message };
+            report.problems.push(problem);
+            return;
+        };
+        let (tenant, options, known) = (self.tenant, self.options, &mut self.known);
+        let stream = self.streams.entry(label.stream).or_insert_with(|| InFile {
+            verifier: StreamVerifier::new(tenant.clone(), label.stream, options.limits.clone())
+                .anchored(known.take(label.stream))
+                .signed_by(options.key.clone()),
+            dag: None,
+            at: label.at,
+            count: 0,
+            lines: [0; 3],
+        });
+        if !stream.verifier.is_broken() {
+            stream.count += 1;
+            stream.lines = [number, stream.lines[0], stream.lines[1]];
+        }
+        if let Some(entry) = stream.verifier.push(text) {
+            if let Event::RunCreated(created) = &entry.event {
+                stream.dag = Some(created.dag_id.clone());
+            }
+            known.note_entry(&entry);
+        }
+        stream.at = stream.at.max(label.at);
+        let place = Some((stream.at, stream.dag.clone(), label.stream));
+        if place < self.place && self.unsorted.is_none() {
+            let (seq, message) = (stream.verifier.head().seq, "the line stands out of order".to_owned());
+            let code = "not_sorted";
+            self.unsorted = Some(Problem { stream: label.stream, seq, line: Some(number), code, message });
+        }
+        self.place = place;
+    }
+
+    fn finish(mut self, manifest: Option<&Manifest>, counts: Counts, sha256: Digest, report: &mut Report) {
+        let heads: BTreeMap<Stream, Head> = manifest
+            .into_iter()
+            .flat_map(|manifest| manifest.heads.iter().map(|named| (named.stream, named.head)))
+            .collect();
+        for (stream, in_file) in &mut self.streams {
+            let mut problem = in_file.verifier.finish(heads.get(stream).copied());
+            if let Some(problem) = &mut problem {
+                problem.line = in_file.line_of(problem.seq);
+            }
+            report.add(&in_file.verifier, problem);
+        }
+        report.problems.extend(self.unsorted);
+        for stream in heads.keys().filter(|stream| !self.streams.contains_key(stream)) {
+            let message = "the manifest names it, and it is not in the export".to_owned();
+            report.problems.push(Problem { stream: *stream, seq: 1, line: None, code: "tail_cut", message });
+        }
+        let whole = manifest.is_some_and(|manifest| manifest.run.is_none());
+        for stream in self.known.heads.keys().copied().collect::<Vec<_>>() {
+            let anchors = self.known.take(stream);
+            let head = self.streams.get(&stream).map_or(Head::EMPTY, |in_file| in_file.verifier.head());
+            let Some((seq, hash)) = anchors.last_key_value() else { continue };
+            let (code, message) = match () {
+                () if head.seq == 0 && !whole => continue,
+                () if head.seq == 0 => ("deleted", "a checkpoint names it, and it is not in the export"),
+                () if head.seq < *seq => {
+                    ("tail_cut", "a checkpoint names entries that are not in the export")
+                }
+                () if head.seq == *seq && head.hash != *hash => {
+                    ("rewritten", "a checkpoint names another hash")
+                }
+                () => continue,
+            };
+            if !report.problems.iter().any(|problem| problem.stream == stream) {
+                let message = message.to_owned();
+                report.problems.push(Problem { stream, seq: head.seq + 1, line: None, code, message });
+            }
+        }
+        let same = |manifest: &Manifest| {
+            manifest.counts == counts && manifest.sha256 == sha256 && manifest.tenant == *self.tenant
+        };
+        if manifest.is_some_and(|manifest| !same(manifest)) {
+            report.problems.push(Problem {
+                stream: Stream::Audit,
+                seq: 0,
+                line: None,
+                code: "manifest_differs",
+                message: "the file is not the one that the manifest describes".to_owned(),
+            });
+        }
+    }
+}
