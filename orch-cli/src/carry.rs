@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::commands::Comparison;
 use crate::connect::{DRAIN, Session};
 use crate::fault::{FAILED, Fault, Result};
 use crate::output::live::Progress;
@@ -96,6 +97,8 @@ pub(crate) enum Verdict {
     Run,
     /// The command did its own part: only a failed run is a failure.
     Operation,
+    /// The run repeats this one: anything but the same is a failure.
+    Replay(RunId),
 }
 
 /// Carries a run on, shows what happens after entry `seen`, and ends the session.
@@ -115,13 +118,18 @@ pub(crate) async fn carry_on(
         return interrupted(session, out, &state, &mut interrupts).await;
     }
     let needs = if let End::Waiting(needs) = end { needs } else { Vec::new() };
-    show::result(out, &state, &needs);
+    let comparison = match verdict {
+        Verdict::Replay(of) => Some(Comparison::of(&session, of, run).await?),
+        Verdict::Run | Verdict::Operation => None,
+    };
+    show::result(out, &state, &needs, comparison.as_ref());
     finish(session, out, &mut interrupts).await;
-    match verdict {
-        Verdict::Run if !completed => Err(Fault::Code(FAILED)),
-        Verdict::Operation if failed => Err(Fault::Code(FAILED)),
-        _ => Ok(()),
-    }
+    let good = match verdict {
+        Verdict::Run => completed,
+        Verdict::Operation => !failed,
+        Verdict::Replay(_) => comparison.is_some_and(|comparison| comparison.same),
+    };
+    if good { Ok(()) } else { Err(Fault::Code(FAILED)) }
 }
 
 async fn interrupted(

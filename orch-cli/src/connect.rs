@@ -71,9 +71,7 @@ impl Session {
             }
             Mode::Look | Mode::Record => builder,
         };
-        if let Some(artifacts) = artifacts(globals, &place, mode)? {
-            builder = builder.artifacts(artifacts);
-        }
+        let directory = place.artifacts(globals);
         let backend = match place {
             Place::Memory => None,
             Place::File(config) => {
@@ -82,6 +80,9 @@ impl Session {
                 Some(backend)
             }
         };
+        if let Some(artifacts) = artifacts(directory, mode)? {
+            builder = builder.artifacts(artifacts);
+        }
         Ok(Self { orch: builder.start()?, who, backend })
     }
 
@@ -164,9 +165,9 @@ fn settings(mode: Mode<'_>, tenant: &TenantId) -> Settings {
     }
 }
 
-fn artifacts(globals: &Globals, place: &Place, mode: Mode<'_>) -> Result<Option<Artifacts>> {
-    let Some(directory) = place.artifacts(globals) else { return Ok(None) };
-    // Looking makes no directories.
+fn artifacts(directory: Option<PathBuf>, mode: Mode<'_>) -> Result<Option<Artifacts>> {
+    let Some(directory) = directory else { return Ok(None) };
+    // Only work makes directories.
     if !matches!(mode, Mode::Work(_)) && !directory.exists() {
         return Ok(None);
     }

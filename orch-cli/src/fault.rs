@@ -140,7 +140,10 @@ fn words(error: &orch::Error, hint: Option<&str>) -> String {
     }
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push_str(&format!("\n  cause: {error}"));
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(&format!("\n  cause: {said}"));
+        }
         cause = error.source();
     }
     if let Some(hint) = hint {

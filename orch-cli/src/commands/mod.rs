@@ -10,6 +10,8 @@ mod run;
 mod runs;
 mod work;
 
+pub(crate) use prove::Comparison;
+
 use clap::CommandFactory as _;
 
 use crate::args::{Cli, Command};

@@ -15,6 +15,7 @@ use orch::proof::{
 };
 use orch::store::RunsQuery;
 use orch::{Clock as _, Digest, RunId, StepKey, SystemClock, proof};
+use serde::Serialize;
 use serde_json::json;
 
 use super::document::write;
@@ -211,49 +212,63 @@ pub(crate) async fn explain_step(globals: &Globals, out: &Out, run: &str, step: 
     Ok(())
 }
 
+/// Two runs, step by step.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    left: RunId,
+    right: RunId,
+    /// Whether every step did the same.
+    pub(crate) same: bool,
+    steps: Vec<StepComparison>,
+}
+
+impl Comparison {
+    /// Compares two runs.
+    pub(crate) async fn of(session: &Session, left: RunId, right: RunId) -> Result<Self> {
+        let a = session.orch.inspect(&session.who, left).await?;
+        let b = session.orch.inspect(&session.who, right).await?;
+        let steps = proof::compare(&a, &b);
+        Ok(Self { left, right, same: steps.iter().all(|step| step.same), steps })
+    }
+
+    /// The comparison for people.
+    pub(crate) fn table(&self) -> String {
+        let (left, right) = (words::short(self.left), words::short(self.right));
+        let mut rows = table(&["STEP", "SAME", &left, "OUTPUT", &right, "OUTPUT"]);
+        let status = |status: Option<StepStatus>| status.map_or_else(|| Cell::new("–"), style::step_cell);
+        let hash = |hash: Option<Digest>| {
+            hash.map_or_else(|| "–".to_owned(), |hash| hash.to_string()[..words::SHORT].to_owned())
+        };
+        for step in &self.steps {
+            rows.add_row([
+                Cell::new(&step.step),
+                Cell::new(if step.same { "same" } else { "different" }),
+                status(step.left),
+                Cell::new(hash(step.left_output)),
+                status(step.right),
+                Cell::new(hash(step.right_output)),
+            ]);
+        }
+        let different = self.steps.iter().filter(|step| !step.same).count();
+        let verdict = match different {
+            0 => "every step did the same".to_owned(),
+            _ => format!("{different} of {} did not do the same", words::count(self.steps.len(), "step")),
+        };
+        format!("{}\n\n{verdict}", text(&rows))
+    }
+}
+
 pub(crate) async fn compare(globals: &Globals, out: &Out, left: &str, right: &str) -> Result<()> {
     let session = Session::open(globals, Mode::Look).await?;
     let (left, right) = (select::run(&session, left).await?, select::run(&session, right).await?);
-    let steps = comparison(&session, left, right).await?;
+    let comparison = Comparison::of(&session, left, right).await?;
     session.close().await;
-    print_comparison(out, left, right, &steps);
-    if steps.iter().all(|step| step.same) { Ok(()) } else { Err(Fault::Code(FAILED)) }
-}
-
-async fn comparison(session: &Session, left: RunId, right: RunId) -> Result<Vec<StepComparison>> {
-    let left = session.orch.inspect(&session.who, left).await?;
-    let right = session.orch.inspect(&session.who, right).await?;
-    Ok(proof::compare(&left, &right))
-}
-
-fn print_comparison(out: &Out, left: RunId, right: RunId, steps: &[StepComparison]) {
-    let different = steps.iter().filter(|step| !step.same).count();
     if out.json {
-        out.document(&json!({ "left": left, "right": right, "same": different == 0, "steps": steps }));
-        return;
+        out.document(&comparison);
+    } else {
+        out.line(comparison.table());
     }
-    let (left, right) = (words::short(left), words::short(right));
-    let mut rows = table(&["STEP", "SAME", &left, "OUTPUT", &right, "OUTPUT"]);
-    let status = |status: Option<StepStatus>| status.map_or_else(|| Cell::new("–"), style::step_cell);
-    let hash = |hash: Option<Digest>| {
-        hash.map_or_else(|| "–".to_owned(), |hash| hash.to_string()[..words::SHORT].to_owned())
-    };
-    for step in steps {
-        rows.add_row([
-            Cell::new(&step.step),
-            Cell::new(if step.same { "same" } else { "different" }),
-            status(step.left),
-            Cell::new(hash(step.left_output)),
-            status(step.right),
-            Cell::new(hash(step.right_output)),
-        ]);
-    }
-    out.line(text(&rows));
-    out.line("");
-    out.line(match different {
-        0 => "every step did the same".to_owned(),
-        _ => format!("{} of {} did not do the same", different, words::count(steps.len(), "step")),
-    });
+    if comparison.same { Ok(()) } else { Err(Fault::Code(FAILED)) }
 }
 
 pub(crate) async fn prune(globals: &Globals, out: &Out, older_than: Duration) -> Result<()> {

@@ -37,7 +37,7 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
                 out.line(heading(&state));
                 out.line("");
             }
-            show::result(out, &state, &needs);
+            show::result(out, &state, &needs, None);
             Ok(())
         }
         RunsCommand::Events { run, after, follow } => events(globals, out, &run, after, follow).await,
@@ -66,8 +66,11 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
         }
         RunsCommand::Replay { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let Submitted { run, .. } = session.orch.replay(&session.who, run).await.advise(advice)?;
-            go_on(session, out, &run, "submitted", &work).await
+            let Submitted { run: again, .. } = session.orch.replay(&session.who, run).await.advise(advice)?;
+            if work.no_work {
+                return go_on(session, out, &again, "submitted", &work).await;
+            }
+            carry::carry_on(session, out, (again.run, 0), Verdict::Replay(run)).await
         }
         RunsCommand::Rerun { run, from, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
@@ -221,6 +224,6 @@ async fn watch(globals: &Globals, out: &Out, run: &str) -> Result<()> {
     progress.end();
     session.close().await;
     let needs = if let carry::End::Waiting(needs) = end { needs } else { Vec::new() };
-    show::result(out, &state, &needs);
+    show::result(out, &state, &needs, None);
     if state.status() == orch::ledger::RunStatus::Completed { Ok(()) } else { Err(Fault::Code(FAILED)) }
 }

@@ -82,7 +82,8 @@ impl Progress {
     /// Nothing more comes: the screen belongs to the result.
     pub(crate) fn end(&mut self) {
         if let Self::Live(live) = self {
-            live.lines.clear();
+            // A bar that is not finished would draw itself once more when it is dropped.
+            live.lines.values().chain([&live.head, &live.more]).for_each(ProgressBar::finish_and_clear);
             live.screen.clear().unwrap_or_default();
         }
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::table::{table, text};
 use super::{Out, style, words};
 use crate::carry::{Need, What};
+use crate::commands::Comparison;
 
 /// The most rows of one table of steps.
 const ROWS: usize = 200;
@@ -21,7 +22,7 @@ const NOTE: usize = 100;
 /// A run for a machine.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct RunDocument<'a> {
+struct RunDocument<'a> {
     #[serde(flatten)]
     row: RunRow,
     inputs: &'a Payload,
@@ -32,6 +33,8 @@ pub(crate) struct RunDocument<'a> {
     step_states: Vec<StepDocument<'a>>,
     artifacts: Vec<Made>,
     needs: &'a [Need],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<&'a Comparison>,
 }
 
 #[derive(Serialize)]
@@ -72,9 +75,9 @@ struct Made {
 }
 
 /// A run as it stands, for a person or a machine.
-pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need]) {
+pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Option<&Comparison>) {
     if out.json {
-        out.document(&document(state, needs));
+        out.document(&document(state, needs, comparison));
         return;
     }
     out.line(steps(state));
@@ -88,10 +91,17 @@ pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need]) {
     for need in needs {
         out.line(advice(need));
     }
+    if let Some(comparison) = comparison {
+        out.line("");
+        out.line(comparison.table());
+    }
 }
 
-/// A run for a machine.
-pub(crate) fn document<'a>(state: &'a RunState, needs: &'a [Need]) -> RunDocument<'a> {
+fn document<'a>(
+    state: &'a RunState,
+    needs: &'a [Need],
+    comparison: Option<&'a Comparison>,
+) -> RunDocument<'a> {
     let step = |(at, step): (StepRef, &'a StepState)| {
         let children = step.map.iter().flat_map(|map| &map.children).zip(0..);
         let children = children.map(|(child, place)| {
@@ -107,6 +117,7 @@ pub(crate) fn document<'a>(state: &'a RunState, needs: &'a [Need]) -> RunDocumen
         step_states: top(state).map(step).collect(),
         artifacts: made(state),
         needs,
+        comparison,
     }
 }
 
