@@ -85,6 +85,16 @@ impl SqliteBackend {
         SqliteLock::new(Arc::clone(&self.database))
     }
 
+    /// Reads the whole file and answers what is damaged in it, 100 findings at most; nothing when it is sound.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot even be read, `Unavailable`.
+    pub async fn integrity(&self) -> Result<Vec<String>> {
+        let check = sqlx::query_scalar::<_, String>("PRAGMA integrity_check(100)");
+        let findings = check.fetch_all(&self.database.readers).await.map_err(error::mapped)?;
+        Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
+    }
+
     /// Finishes what was asked, moves everything into the main file and closes it. Later calls answer `Closed`.
     pub async fn close(&self) {
         self.database.readers.close().await;

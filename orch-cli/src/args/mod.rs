@@ -1,0 +1,190 @@
+//! The words of the command line.
+
+mod operate;
+mod prove;
+mod runs;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, Verdict, WorkArgs};
+pub(crate) use prove::{ExportArgs, LedgerCommand, VerifyArgs};
+pub(crate) use runs::RunsCommand;
+
+/// Run DAGs in a deterministic order, with a record that proves what happened.
+///
+/// Everything lives in one SQLite file, `.orch/orch.db` below the working directory unless --store says otherwise.
+///
+/// No server is needed: the process that changes a run also carries it on, until the run has ended or waits for a
+/// person; with --no-work it only records the change. Commands that look never work. `orch work` carries on every
+/// run that has not ended, for example after a crash.
+///
+/// Exit codes: 0 done; 1 something failed, or bad input; 2 not allowed for this tenant or actor; 3 refused in this
+/// state.
+#[derive(Debug, Parser)]
+#[command(name = "orch", version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Globals {
+    /// Whose runs
+    #[arg(long, global = true, env = "ORCH_TENANT", default_value = "default", value_name = "ID")]
+    pub(crate) tenant: String,
+    /// Who acts, for the record [default: the name of the user]
+    #[arg(long, global = true, env = "ORCH_ACTOR", value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// Why, for the record
+    #[arg(long, global = true, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// Where runs are kept: `sqlite:PATH`, or `memory:` for nowhere
+    #[arg(
+        long,
+        global = true,
+        env = "ORCH_STORE",
+        default_value = "sqlite:.orch/orch.db",
+        value_name = "URL"
+    )]
+    pub(crate) store: String,
+    /// Where artifacts are kept [default: `artifacts` beside the database]
+    #[arg(long, global = true, env = "ORCH_ARTIFACTS", value_name = "DIR")]
+    pub(crate) artifacts: Option<PathBuf>,
+    /// What steps may read below, and where process steps run [default: the working directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Answer in JSON: one document, or one line each for streams
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show no progress, only the result
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// When to use colour; `auto` honours NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub(crate) color: Color,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check documents and report every problem with its place
+    Check {
+        /// The documents, YAML or JSON
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Show the order in which the steps of a document run, with their hashes
+    Plan {
+        /// The document, YAML or JSON
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Draw a document
+    Graph {
+        /// The document, YAML or JSON
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// What to draw
+        #[arg(long, short, value_enum, default_value_t = GraphFormat::Svg)]
+        format: GraphFormat,
+        /// Where to [default: standard output]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Publish a document, submit a run of it and carry it on
+    Run(RunArgs),
+    /// Carry on every run that has not ended
+    Work {
+        /// Stop when nothing is left that could go on by itself
+        #[arg(long)]
+        until_idle: bool,
+        #[command(flatten)]
+        work: WorkArgs,
+    },
+    /// Published DAGs
+    #[command(subcommand)]
+    Dag(DagCommand),
+    /// Runs
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Gates that wait for a verdict
+    #[command(subcommand)]
+    Gate(GateCommand),
+    /// Signals
+    #[command(subcommand)]
+    Signal(SignalCommand),
+    /// The record: verify it, sign it
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Write the record as NDJSON, each line exactly the bytes that were hashed
+    Export(ExportArgs),
+    /// Say why a step is where it is
+    Explain {
+        /// The run: its id, the beginning of it, or `latest`
+        run: String,
+        /// The step, `id` or `id[index]`
+        step: orch::StepKey,
+    },
+    /// Look whether everything orch needs is in order
+    Doctor,
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to draw.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// A picture.
+    Svg,
+    /// Text for Graphviz.
+    Dot,
+    /// Text for Mermaid.
+    Mermaid,
+}
+
+/// `orch run`.
+///
+/// Exits with 0 when the run completed, and with 1 when it failed, was cancelled, or waits for a person.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The document, YAML or JSON
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Single inputs; a value that is JSON is taken as JSON unless the schema asks for a string
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) pairs: Vec<String>,
+    /// A file with the inputs, a JSON or YAML object; KEY=VALUE goes before it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) inputs: Option<PathBuf>,
+    /// Name the run: the same token, document and inputs are one run, however often it is submitted
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) run_token: Option<String>,
+    /// Added to the priority of the steps, -1000 to 1000
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) priority: i32,
+    /// Why the run is made, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) rationale: Option<String>,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}

@@ -1,0 +1,288 @@
+//! Following a run while this process carries it on: until it ends, waits for a person, or is interrupted.
+
+use std::time::Duration;
+
+use orch::engine::RunEvents;
+use orch::ledger::{Entry, Head, StepStatus};
+use orch::planner::{RunState, StepRef, StepState, unshared_plan};
+use orch::{Digest, Error, ErrorKind, RunId, StepKey};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::commands::Comparison;
+use crate::connect::{DRAIN, Session};
+use crate::fault::{FAILED, Fault, Result};
+use crate::output::live::Progress;
+use crate::output::{Out, run as show, words};
+
+/// How often progress is drawn.
+const FRAME: Duration = Duration::from_millis(100);
+/// How long nothing must have happened before it is asked whether a person has to act.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// How long an end may take before it is explained.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What only a person can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Need {
+    /// The run, which may be that of a sub-DAG.
+    pub(crate) run: RunId,
+    /// The step that waits; none when the run as a whole does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<StepKey>,
+    /// What for.
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+/// What a person can be waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "waitsFor", rename_all = "camelCase")]
+pub(crate) enum What {
+    /// A verdict on a gate.
+    Verdict,
+    /// A signal.
+    Signal {
+        /// Its name.
+        signal: String,
+    },
+    /// A parked step is to be retried.
+    Retry,
+    /// The held run is to go on.
+    Resume,
+}
+
+/// Why following a run is over.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The run has ended.
+    Ended,
+    /// Only people can move it on.
+    Waiting(Vec<Need>),
+    /// Somebody pressed Ctrl-C.
+    Interrupted,
+}
+
+/// Ctrl-C, and what a service manager sends.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    /// Listens from now on.
+    pub(crate) fn listen() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|cause| Fault::said(format!("cannot listen for Ctrl-C: {cause}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// How a command judges the end of the run it carried on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The command is the run: anything but completion is a failure.
+    Run,
+    /// The command did its own part: only a failed run is a failure.
+    Operation,
+    /// The run repeats this one: anything but the same is a failure.
+    Replay(RunId),
+}
+
+/// Carries a run on, shows what happens after entry `seen`, and ends the session.
+pub(crate) async fn carry_on(
+    session: Session,
+    out: &Out,
+    (run, seen): (RunId, u64),
+    verdict: Verdict,
+) -> Result<()> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut progress = Progress::new(out);
+    let (state, end) = follow(&session, (run, seen), &mut interrupts, &mut progress).await?;
+    progress.end();
+    let completed = state.status() == orch::ledger::RunStatus::Completed;
+    let failed = state.status() == orch::ledger::RunStatus::Failed;
+    if let End::Interrupted = end {
+        return interrupted(session, out, &state, &mut interrupts).await;
+    }
+    let needs = if let End::Waiting(needs) = end { needs } else { Vec::new() };
+    let comparison = match verdict {
+        Verdict::Replay(of) => Some(Comparison::of(&session, of, run).await?),
+        Verdict::Run | Verdict::Operation => None,
+    };
+    show::result(out, &state, &needs, comparison.as_ref());
+    finish(session, out, &mut interrupts).await;
+    let good = match verdict {
+        Verdict::Run => completed,
+        Verdict::Operation => !failed,
+        Verdict::Replay(_) => comparison.is_some_and(|comparison| comparison.same),
+    };
+    if good { Ok(()) } else { Err(Fault::Code(FAILED)) }
+}
+
+async fn interrupted(
+    session: Session,
+    out: &Out,
+    state: &RunState,
+    interrupts: &mut Interrupts,
+) -> Result<()> {
+    let (token, run) = (&state.created.run_token, words::short(state.key.run));
+    finish(session, out, interrupts).await;
+    out.note(format_args!(
+        "run {run} is not finished, and nothing is lost; it goes on with
+  orch work
+or with the same \
+         `orch run` and
+  --run-token {token}"
+    ));
+    Err(Fault::Code(FAILED))
+}
+
+/// Shuts down: gracefully, until interrupted again.
+pub(crate) async fn finish(session: Session, out: &Out, interrupts: &mut Interrupts) {
+    let mut closing = std::pin::pin!(session.close());
+    tokio::select! {
+        () = &mut closing => return,
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    out.note(format_args!("waiting up to {} for running steps; Ctrl-C stops them now", words::span(DRAIN)));
+    tokio::select! {
+        () = &mut closing => {}
+        () = interrupts.next() => out.note("stopped; what was running is taken up again when its lease is over"),
+    }
+}
+
+/// Follows a run until it ends or only a person can move it on; shows what happens after entry `seen`.
+pub(crate) async fn follow(
+    session: &Session,
+    (run, seen): (RunId, u64),
+    interrupts: &mut Interrupts,
+    progress: &mut Progress,
+) -> Result<(RunState, End)> {
+    let mut events = session.orch.events(&session.who, run, 0, true);
+    let mut state = first(&mut events, run).await?;
+    progress.begin(&state);
+    let mut frames = interval(FRAME);
+    frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look_at = Instant::now() + QUIET;
+    loop {
+        tokio::select! {
+            next = events.next() => match next? {
+                None => return Ok((state, End::Ended)),
+                Some((entry, line)) => {
+                    apply(&mut state, &entry, &line)?;
+                    if entry.seq > seen {
+                        progress.observe(&state, &entry);
+                    }
+                    look_at = Instant::now() + QUIET;
+                }
+            },
+            _ = frames.tick() => {
+                progress.draw(&state);
+                if Instant::now() >= look_at {
+                    if let Some(needs) = needs(session, &state).await? {
+                        return Ok((state, End::Waiting(needs)));
+                    }
+                    look_at = Instant::now() + QUIET * 3;
+                }
+            }
+            () = interrupts.next() => return Ok((state, End::Interrupted)),
+        }
+    }
+}
+
+async fn first(events: &mut RunEvents, run: RunId) -> Result<RunState> {
+    let (entry, line) =
+        events.next().await?.ok_or_else(|| Error::not_found("no such run").with("run", run))?;
+    let head = Head { hash: Digest::of(&line), seq: entry.seq };
+    Ok(RunState::open(&entry, head, unshared_plan)?)
+}
+
+fn apply(state: &mut RunState, entry: &Entry, line: &str) -> Result<()> {
+    state.apply(entry.at, &entry.actor, &entry.event)?;
+    state.head = Head { hash: Digest::of(line), seq: entry.seq };
+    Ok(())
+}
+
+/// What people have to do before a run can go on, or nothing while something happens by itself.
+pub(crate) async fn needs(session: &Session, state: &RunState) -> Result<Option<Vec<Need>>> {
+    let mut needs = Vec::new();
+    let Some(mut open) = local_needs(state, &mut needs) else { return Ok(None) };
+    // Runs of sub-DAGs may be what waits. Their depth is bounded by the limits.
+    while let Some(run) = open.pop() {
+        match session.orch.inspect(&session.who, run).await {
+            Ok(state) => match local_needs(&state, &mut needs) {
+                Some(below) => open.extend(below),
+                None => return Ok(None),
+            },
+            // Not submitted yet.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(needs).filter(|needs| !needs.is_empty()))
+}
+
+/// Adds what the steps of one run wait for and answers its sub-runs; nothing while something happens by itself.
+fn local_needs(state: &RunState, needs: &mut Vec<Need>) -> Option<Vec<RunId>> {
+    if state.ended.is_some() {
+        return None;
+    }
+    let run = state.key.run;
+    if state.paused && state.running().next().is_none() {
+        needs.push(Need { run, step: None, what: What::Resume });
+        return Some(Vec::new());
+    }
+    let mut below = Vec::new();
+    for position in 0..state.steps().len() {
+        let at = StepRef::top(u32::try_from(position).ok()?);
+        let step = state.get(at)?;
+        match &step.map {
+            Some(map) if !step.status.is_settled() => {
+                for (child, place) in map.children.iter().zip(0..) {
+                    let at = StepRef { child: Some(place), ..at };
+                    step_needs(state, at, child, needs, &mut below)?;
+                }
+            }
+            _ => step_needs(state, at, step, needs, &mut below)?,
+        }
+    }
+    Some(below)
+}
+
+fn step_needs(
+    state: &RunState,
+    at: StepRef,
+    step: &StepState,
+    needs: &mut Vec<Need>,
+    below: &mut Vec<RunId>,
+) -> Option<()> {
+    let what = match step.status {
+        StepStatus::Queued => return None,
+        StepStatus::Running => {
+            below.push(step.child_run?);
+            return Some(());
+        }
+        StepStatus::Waiting => match step.wait.as_deref()? {
+            wait if wait.signal.is_some() => What::Signal { signal: wait.signal.clone()? },
+            wait if wait.asked.is_some() && wait.verdict.is_none() => What::Verdict,
+            _ => return None,
+        },
+        StepStatus::Parked => What::Retry,
+        _ => return Some(()),
+    };
+    needs.push(Need { run: state.key.run, step: Some(state.key_of(at)), what });
+    Some(())
+}

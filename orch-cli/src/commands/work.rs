@@ -1,0 +1,104 @@
+//! `orch work`: carry on every run that has not ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use orch::RunId;
+use orch::ledger::RunStatus;
+use orch::store::{RunRow, RunsQuery};
+use serde_json::json;
+
+use crate::args::{Globals, WorkArgs};
+use crate::carry::{self, Interrupts};
+use crate::connect::{Mode, Session};
+use crate::fault::{Fault, Result};
+use crate::output::{Out, style, words};
+
+/// How often it is looked which runs there are.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Carries runs on until Ctrl-C, or until nothing goes on by itself.
+pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &WorkArgs) -> Result<()> {
+    if work.no_work {
+        return Err(Fault::said("`orch work` does nothing but work; leave --no-work out"));
+    }
+    let session = Session::open(globals, Mode::Work(work)).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let mut open: BTreeMap<RunId, RunStatus> = BTreeMap::new();
+    loop {
+        let unfinished = unfinished(&session).await?;
+        for row in &unfinished {
+            if open.insert(row.run, row.status).is_none() {
+                out.note(format_args!(
+                    "{} {} run {}",
+                    style::run(row.status),
+                    row.dag,
+                    words::short(row.run)
+                ));
+            }
+        }
+        report_ended(&session, out, &mut open, &unfinished).await?;
+        if until_idle && is_idle(&session, &unfinished).await? {
+            break;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = interrupts.next() => break,
+        }
+    }
+    carry::finish(session, out, &mut interrupts).await;
+    Ok(())
+}
+
+/// Tells of the runs that have ended since the last look.
+async fn report_ended(
+    session: &Session,
+    out: &Out,
+    open: &mut BTreeMap<RunId, RunStatus>,
+    unfinished: &[RunRow],
+) -> Result<()> {
+    let ended: Vec<RunId> =
+        open.keys().filter(|run| !unfinished.iter().any(|row| row.run == **run)).copied().collect();
+    for run in ended {
+        open.remove(&run);
+        let row = session.orch.run(&session.who, run).await?;
+        if out.json {
+            out.record(
+                &json!({ "run": row.run, "dagId": row.dag, "status": row.status, "steps": row.steps }),
+            );
+        } else {
+            let (status, short) = (style::run(row.status), words::short(run));
+            out.line(format_args!("{status} {} run {short}: {}", row.dag, words::counts(&row.steps)));
+        }
+    }
+    Ok(())
+}
+
+async fn unfinished(session: &Session) -> Result<Vec<RunRow>> {
+    let mut rows = Vec::new();
+    for status in RunStatus::ALL.iter().filter(|status| !status.is_terminal()) {
+        let mut query = RunsQuery::all(session.who.tenant.clone());
+        query.status = Some(*status);
+        query.limit = 500;
+        loop {
+            let page = session.orch.runs(&session.who, query.clone()).await?;
+            rows.extend(page.runs);
+            match page.next {
+                Some(next) => query.cursor = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Whether every run waits for a person.
+async fn is_idle(session: &Session, unfinished: &[RunRow]) -> Result<bool> {
+    for row in unfinished {
+        let state = session.orch.inspect(&session.who, row.run).await?;
+        if state.ended.is_some() || carry::needs(session, &state).await?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

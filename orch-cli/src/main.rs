@@ -1,0 +1,43 @@
+//! `orch`: check, run and inspect DAGs on this machine.
+
+mod args;
+mod carry;
+mod commands;
+mod connect;
+mod fault;
+mod inputs;
+mod output;
+mod select;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+use crate::output::Out;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = u8::from(error.use_stderr());
+            // Help that nobody reads any more is no failure.
+            error.print().unwrap_or_default();
+            return ExitCode::from(code);
+        }
+    };
+    output::set_color(cli.globals.color);
+    let out = Out::new(cli.globals.json, cli.globals.quiet);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => return fault::Fault::said(format!("cannot start: {cause}")).report(&out),
+    };
+    let result = runtime.block_on(commands::execute(cli, &out));
+    // What was not asked to end gracefully is dropped: child processes are killed with their attempts.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fault.report(&out),
+    }
+}
