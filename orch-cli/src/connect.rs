@@ -222,9 +222,11 @@ fn read_secret(path: &Path) -> std::io::Result<String> {
 fn advice(error: &Error) -> Option<String> {
     use orch::ErrorKind::{Corrupt, Refused, Unavailable};
     match error.kind() {
-        Refused => Some("orch needs a directory it may write to; --store names another file".to_owned()),
+        Refused | Unavailable => Some(
+            "orch needs a directory that it may write to, on a disk with room; --store names another file"
+                .to_owned(),
+        ),
         Corrupt => Some("restore the file from a backup; nothing was changed".to_owned()),
-        Unavailable => Some("is the disk full, or does another process hold the file?".to_owned()),
         _ => None,
     }
 }

@@ -131,7 +131,10 @@ fn document(error: &orch::Error, hint: Option<&str>) -> Value {
 fn words(error: &orch::Error, hint: Option<&str>) -> String {
     let (head, help) = (source::ERROR, source::HELP);
     let mut text = format!("{head}error{head:#}: {}", error.message());
-    for (key, value) in error.context() {
+    for (at, (key, value)) in error.context().iter().enumerate() {
+        if error.context()[..at].contains(&(*key, value.clone())) {
+            continue;
+        }
         // A list reads better one below the other.
         let parts: Vec<&str> = if *key == "problems" { value.split("; ").collect() } else { vec![value] };
         for part in parts {

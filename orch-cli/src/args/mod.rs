@@ -188,3 +188,14 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}
