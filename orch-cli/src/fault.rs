@@ -136,9 +136,9 @@ fn words(error: &orch::Error, hint: Option<&str>) -> String {
             continue;
         }
         // A list reads better one below the other.
-        let parts: Vec<&str> = if *key == "problems" { value.split("; ").collect() } else { vec![value] };
-        for part in parts {
-            text.push_str(&format!("\n  {key}: {part}"));
+        match *key {
+            "problems" => value.split("; ").for_each(|problem| text.push_str(&format!("\n  - {problem}"))),
+            _ => text.push_str(&format!("\n  {key}: {value}")),
         }
     }
     let mut cause = std::error::Error::source(error);

@@ -32,7 +32,7 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: DagCommand) -
 
 fn print_version(out: &Out, word: &str, dag: &DagId, version: &DagVersion) {
     if out.json {
-        out.document(version);
+        out.document(&serde_json::json!({ "dag": dag, "version": version }));
     } else {
         let steps = words::count(version.steps as usize, "step");
         out.line(format_args!("{word} {dag}@{}: {steps}, plan {}", version.version, version.plan_hash));

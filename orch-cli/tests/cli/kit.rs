@@ -87,6 +87,10 @@ impl Ended {
 /// Compares with a snapshot in which nothing is left that differs from run to run.
 macro_rules! assert_looks {
     ($name:literal, $text:expr) => {
+        // The widths of columns depend on what stood in them.
+        crate::kit::assert_looks!($name, $text, (r" {2,}", "  "))
+    };
+    ($name:literal, $text:expr, $blanks:expr) => {
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, filters => vec![
             (r"[0-9a-f]{64}", "[hash]"),
             (r"[0-9a-f]{32}", "[run]"),
@@ -96,8 +100,7 @@ macro_rules! assert_looks {
             (r"\b\d\d:\d\d:\d\d\b", "[time]"),
             (r"\b\d+s ago", "[ago]"),
             (r" *\b(\d+ms|\d+\.\d+s)\b", " [took]"),
-            // The widths of columns depend on what stood in them.
-            (r" {2,}", "  "),
+            $blanks,
         ]}, { insta::assert_snapshot!($name, $text) })
     };
 }

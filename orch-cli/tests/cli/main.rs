@@ -1,5 +1,7 @@
 //! `orch` as people and scripts use it: a real process in a directory of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod bad_input;
 mod crash;
 mod kit;
