@@ -69,7 +69,7 @@ struct Made {
     step: StepKey,
     #[serde(flatten)]
     artifact: ArtifactRef,
-    /// The file, from the working directory.
+    /// The file, as the step names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
 }
@@ -263,8 +263,7 @@ fn made(state: &RunState) -> Vec<Made> {
         .filter(|(at, _)| state.spec(*at).uses.to_string() == "fn/write")
         .filter_map(|(at, step)| {
             let written: Written = step.output.as_ref()?.payload().decode().ok()?;
-            let file = written.path.map(|path| format!("{}-out/{path}", state.created.dag_id));
-            Some(Made { step: state.key_of(at), artifact: written.artifact, file })
+            Some(Made { step: state.key_of(at), artifact: written.artifact, file: written.path })
         })
         .collect()
 }

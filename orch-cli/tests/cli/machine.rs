@@ -87,6 +87,29 @@ fn exit_codes_tell_failure_from_tenant_from_refusal() {
 }
 
 #[test]
+fn the_store_can_stand_elsewhere_or_nowhere() {
+    let lab = Lab::new();
+    lab.dag("two", TWO);
+    assert_eq!(lab.orch(&["run", "two.yaml", "--store", "memory:"]).code, 0);
+    assert!(!lab.path(".orch").exists());
+    let elsewhere = lab.command(&["run", "two.yaml"]).env("ORCH_STORE", "sqlite:data/x.db").output().unwrap();
+    assert!(
+        elsewhere.status.success() && lab.path("data/x.db").exists() && lab.path("data/artifacts").exists()
+    );
+}
+
+#[test]
+fn who_decided_and_why_is_in_the_record() {
+    let lab = Lab::new();
+    lab.dag("gated", "steps: [{ id: ok, uses: gate/approval }]\n");
+    lab.orch(&["run", "gated.yaml"]);
+    lab.orch(&["gate", "decide", "latest", "ok", "reject", "--actor", "ann", "--reason", "not today"]);
+    let entries = lab.lines(&["runs", "events", "latest"]);
+    let decided = entries.iter().find(|entry| entry["type"] == "gate.decided").unwrap();
+    assert_eq!((&decided["actor"], &decided["data"]["reason"]), (&json!("ann"), &json!("not today")));
+}
+
+#[test]
 fn t1_another_tenant_sees_nothing() {
     let lab = Lab::new();
     lab.dag("two", TWO);
