@@ -94,10 +94,6 @@ async fn unfinished(session: &Session) -> Result<Vec<RunRow>> {
 
 /// Whether every run waits for a person.
 async fn is_idle(session: &Session, unfinished: &[RunRow]) -> Result<bool> {
-    let queued = |row: &RunRow| row.status != RunStatus::Paused && row.steps.queued > 0;
-    if unfinished.iter().any(queued) {
-        return Ok(false);
-    }
     for row in unfinished {
         let state = session.orch.inspect(&session.who, row.run).await?;
         if state.ended.is_some() || carry::needs(session, &state).await?.is_none() {

@@ -16,6 +16,8 @@ use crate::commands::Comparison;
 const ROWS: usize = 200;
 /// The most rows of children of one step.
 const CHILDREN: usize = 10;
+/// The most lines of what people have to do.
+const NEEDS: usize = 10;
 /// The most characters of a note.
 const NOTE: usize = 100;
 
@@ -88,8 +90,11 @@ pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Op
     }
     out.line("");
     out.line(summary(state));
-    for need in needs {
+    for need in needs.iter().take(NEEDS) {
         out.line(advice(need));
+    }
+    if needs.len() > NEEDS {
+        out.line(format_args!("  … and {} more", needs.len() - NEEDS));
     }
     if let Some(comparison) = comparison {
         out.line("");
@@ -314,6 +319,12 @@ fn advice(need: &Need) -> String {
             format!("  {step} waits for a signal: orch signal send {run} {signal} [JSON]")
         }
         What::Retry => format!("  {step} is parked: orch runs retry {run} {step}, or orch runs cancel {run}"),
+        What::Executor { uses } if uses == "process" => {
+            format!("  {step} is a process step: orch work --sandbox none")
+        }
+        What::Executor { uses } => {
+            format!("  {step} uses {uses}, which a program that embeds orch has to execute")
+        }
         What::Resume => format!("  the run is held: orch runs resume {run}"),
     }
 }

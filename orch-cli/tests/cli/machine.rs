@@ -152,6 +152,19 @@ fn process_steps_run_only_when_the_operator_asks() {
 }
 
 #[test]
+fn a_step_that_this_process_cannot_execute_holds_nobody_up() {
+    let lab = Lab::new();
+    lab.dag("later", "steps:\n  - { id: ok, uses: gate/approval }\n  - { id: p, uses: process, needs: [ok], with: { command: echo, args: ['1'] } }\n");
+    lab.orch(&["run", "later.yaml", "--sandbox", "none"]);
+    let decided = lab.orch(&["gate", "decide", "latest", "ok", "approve"]);
+    assert!(decided.code == 0 && decided.stdout.contains("orch work --sandbox none"), "{decided:?}");
+    assert_eq!(lab.orch(&["work", "--until-idle"]).code, 0);
+    assert_eq!(lab.json(&["runs", "list"])["runs"][0]["status"], "running");
+    assert_eq!(lab.orch(&["work", "--until-idle", "--sandbox", "none"]).code, 0);
+    assert_eq!(lab.json(&["runs", "list"])["runs"][0]["status"], "completed");
+}
+
+#[test]
 fn a_secret_comes_from_the_environment_or_a_file_and_is_written_nowhere() {
     let lab = Lab::new();
     lab.dag("quiet", "steps: [{ id: p, uses: process, secrets: [KEY], with: { command: sh, args: [-c, 'echo got $KEY'] } }]\n");
