@@ -33,8 +33,8 @@ fn wait_for_long(lab: &Lab) {
     }
 }
 
-/// How often each step of the only run succeeded, and with how many attempts.
-fn assert_finished_once(lab: &Lab, attempts: u64) {
+/// Holds the only run to every step having succeeded once; answers the attempts of the long one.
+fn attempts_of_a_run_finished_once(lab: &Lab) -> u64 {
     let runs = lab.json(&["runs", "list"]);
     assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs}");
     let entries = lab.lines(&["runs", "events", "latest"]);
@@ -43,38 +43,38 @@ fn assert_finished_once(lab: &Lab, attempts: u64) {
         assert_eq!(succeeded.count(), 1, "{step}");
     }
     let run = lab.json(&["runs", "show", "latest"]);
-    assert_eq!(
-        (&run["status"], run["stepStates"][1]["attempts"].as_u64()),
-        (&"completed".into(), Some(attempts))
-    );
+    assert_eq!(run["status"], "completed");
     assert_eq!(lab.orch(&["ledger", "verify"]).code, 0);
+    run["stepStates"][1]["attempts"].as_u64().unwrap()
 }
 
 #[test]
 fn r1_a_killed_run_is_finished_exactly_once_by_work() {
     let lab = Lab::new();
     lab.dag("long", LONG);
-    let mut child = start(&lab, &["run", "long.yaml", "--lease", "500ms"]);
+    let mut child = start(&lab, &["run", "long.yaml", "--lease", "1s"]);
     wait_for_long(&lab);
     child.kill().unwrap();
     child.wait().unwrap();
-    let work = lab.orch(&["work", "--until-idle", "--lease", "500ms"]);
+    let work = lab.orch(&["work", "--until-idle", "--lease", "1s"]);
     assert!(work.code == 0 && work.stdout.contains("✓ completed long run"), "{work:?}");
-    assert_finished_once(&lab, 2);
+    // More than two when the machine is too busy to prolong a lease in time.
+    assert!(attempts_of_a_run_finished_once(&lab) >= 2, "the killed attempt counts");
 }
 
 #[test]
 fn r5_a_killed_run_is_finished_exactly_once_by_the_same_command() {
     let lab = Lab::new();
     lab.dag("long", LONG);
-    let args = ["run", "long.yaml", "--lease", "500ms", "--run-token", "nightly"];
+    let args = ["run", "long.yaml", "--lease", "1s", "--run-token", "nightly"];
     let mut child = start(&lab, &args);
     wait_for_long(&lab);
     child.kill().unwrap();
     child.wait().unwrap();
     let again = lab.orch(&args);
     assert!(again.code == 0 && again.stderr.contains("is there already"), "{again:?}");
-    assert_finished_once(&lab, 2);
+    // More than two when the machine is too busy to prolong a lease in time.
+    assert!(attempts_of_a_run_finished_once(&lab) >= 2, "the killed attempt counts");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn two_processes_share_the_work_and_every_step_succeeds_once() {
     for other in &mut others {
         assert!(other.wait().unwrap().success());
     }
-    assert_finished_once(&lab, 1);
+    assert_eq!(attempts_of_a_run_finished_once(&lab), 1);
 }
 
 #[cfg(unix)]
@@ -102,5 +102,5 @@ fn an_interrupted_run_lets_its_step_end_and_says_how_to_go_on() {
     let ended = crate::kit::Ended::of(child.wait_with_output().unwrap());
     assert!(ended.code == 1 && ended.stderr.contains("orch work"), "{ended:?}");
     assert_eq!(lab.orch(&["work", "--until-idle"]).code, 0);
-    assert_finished_once(&lab, 1);
+    assert_eq!(attempts_of_a_run_finished_once(&lab), 1);
 }
