@@ -53,6 +53,11 @@ pub(crate) enum What {
     Retry,
     /// The held run is to go on.
     Resume,
+    /// A process that can execute the step.
+    Executor {
+        /// What the step uses.
+        uses: String,
+    },
 }
 
 /// Why following a run is over.
@@ -219,11 +224,11 @@ fn apply(state: &mut RunState, entry: &Entry, line: &str) -> Result<()> {
 /// What people have to do before a run can go on, or nothing while something happens by itself.
 pub(crate) async fn needs(session: &Session, state: &RunState) -> Result<Option<Vec<Need>>> {
     let mut needs = Vec::new();
-    let Some(mut open) = local_needs(state, &mut needs) else { return Ok(None) };
+    let Some(mut open) = local_needs(session, state, &mut needs) else { return Ok(None) };
     // Runs of sub-DAGs may be what waits. Their depth is bounded by the limits.
     while let Some(run) = open.pop() {
         match session.orch.inspect(&session.who, run).await {
-            Ok(state) => match local_needs(&state, &mut needs) {
+            Ok(state) => match local_needs(session, &state, &mut needs) {
                 Some(below) => open.extend(below),
                 None => return Ok(None),
             },
@@ -236,7 +241,7 @@ pub(crate) async fn needs(session: &Session, state: &RunState) -> Result<Option<
 }
 
 /// Adds what the steps of one run wait for and answers its sub-runs; nothing while something happens by itself.
-fn local_needs(state: &RunState, needs: &mut Vec<Need>) -> Option<Vec<RunId>> {
+fn local_needs(session: &Session, state: &RunState, needs: &mut Vec<Need>) -> Option<Vec<RunId>> {
     if state.ended.is_some() {
         return None;
     }
@@ -246,43 +251,43 @@ fn local_needs(state: &RunState, needs: &mut Vec<Need>) -> Option<Vec<RunId>> {
         return Some(Vec::new());
     }
     let mut below = Vec::new();
-    for position in 0..state.steps().len() {
-        let at = StepRef::top(u32::try_from(position).ok()?);
-        let step = state.get(at)?;
+    let mut look = |at: StepRef, step: &StepState| match step.status {
+        StepStatus::Running => {
+            below.push(step.child_run?);
+            Some(())
+        }
+        _ => {
+            let what = step_needs(session, state, at, step)?;
+            needs.extend(what.map(|what| Need { run, step: Some(state.key_of(at)), what }));
+            Some(())
+        }
+    };
+    for (at, step) in (0..).map(StepRef::top).zip(state.steps()) {
         match &step.map {
             Some(map) if !step.status.is_settled() => {
                 for (child, place) in map.children.iter().zip(0..) {
-                    let at = StepRef { child: Some(place), ..at };
-                    step_needs(state, at, child, needs, &mut below)?;
+                    look(StepRef { child: Some(place), ..at }, child)?;
                 }
             }
-            _ => step_needs(state, at, step, needs, &mut below)?,
+            _ => look(at, step)?,
         }
     }
     Some(below)
 }
 
-fn step_needs(
-    state: &RunState,
-    at: StepRef,
-    step: &StepState,
-    needs: &mut Vec<Need>,
-    below: &mut Vec<RunId>,
-) -> Option<()> {
-    let what = match step.status {
-        StepStatus::Queued => return None,
-        StepStatus::Running => {
-            below.push(step.child_run?);
-            return Some(());
-        }
+/// What a step that does not run waits for, if it is a person; nothing at all when it goes on by itself.
+fn step_needs(session: &Session, state: &RunState, at: StepRef, step: &StepState) -> Option<Option<What>> {
+    Some(Some(match step.status {
+        StepStatus::Queued => match &state.spec(at).uses {
+            uses if session.cannot_execute(uses) => What::Executor { uses: uses.to_string() },
+            _ => return None,
+        },
         StepStatus::Waiting => match step.wait.as_deref()? {
             wait if wait.signal.is_some() => What::Signal { signal: wait.signal.clone()? },
             wait if wait.asked.is_some() && wait.verdict.is_none() => What::Verdict,
             _ => return None,
         },
         StepStatus::Parked => What::Retry,
-        _ => return Some(()),
-    };
-    needs.push(Need { run: state.key.run, step: Some(state.key_of(at)), what });
-    Some(())
+        _ => return Some(None),
+    }))
 }

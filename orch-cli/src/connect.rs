@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use orch::engine::{Identity, Orchestrator, Roles, Settings};
 use orch::executor::{Builtins, Executors, ProcessExecutor, ProcessSettings, Secret};
+use orch::spec::Uses;
 use orch::{Artifacts, Error, Limits, TenantId};
 use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
 
@@ -46,6 +47,8 @@ impl<'a> Mode<'a> {
 pub(crate) struct Session {
     pub(crate) orch: Orchestrator,
     pub(crate) who: Identity,
+    /// What this process can execute; nothing when it does not work.
+    executors: Option<Executors>,
     backend: Option<SqliteBackend>,
 }
 
@@ -62,14 +65,13 @@ impl Session {
                 .hint("`orch run FILE` makes one; --store names another"));
         }
         let builder = Orchestrator::builder().settings(settings(mode, &who.tenant)).label("cli");
-        let mut builder = match mode {
+        let (mut builder, executors) = match mode {
             Mode::Work(work) => {
-                let secrets = secrets(work)?;
-                builder
-                    .executors(executors(globals, work)?)
-                    .secrets(move |_, name| secrets.get(name).cloned())
+                let (secrets, executors) = (secrets(work)?, executors(globals, work)?);
+                let builder = builder.executors(executors.clone());
+                (builder.secrets(move |_, name| secrets.get(name).cloned()), Some(executors))
             }
-            Mode::Look | Mode::Record => builder,
+            Mode::Look | Mode::Record => (builder, None),
         };
         let directory = place.artifacts(globals);
         let backend = match place {
@@ -83,7 +85,12 @@ impl Session {
         if let Some(artifacts) = artifacts(directory, mode)? {
             builder = builder.artifacts(artifacts);
         }
-        Ok(Self { orch: builder.start()?, who, backend })
+        Ok(Self { orch: builder.start()?, who, executors, backend })
+    }
+
+    /// Whether this process works and yet cannot execute such a step.
+    pub(crate) fn cannot_execute(&self, uses: &Uses) -> bool {
+        self.executors.as_ref().is_some_and(|executors| uses.is_task() && executors.lookup(uses).is_none())
     }
 
     /// What is damaged in the database file.
@@ -222,9 +229,11 @@ fn read_secret(path: &Path) -> std::io::Result<String> {
 fn advice(error: &Error) -> Option<String> {
     use orch::ErrorKind::{Corrupt, Refused, Unavailable};
     match error.kind() {
-        Refused => Some("orch needs a directory it may write to; --store names another file".to_owned()),
+        Refused | Unavailable => Some(
+            "orch needs a directory that it may write to, on a disk with room; --store names another file"
+                .to_owned(),
+        ),
         Corrupt => Some("restore the file from a backup; nothing was changed".to_owned()),
-        Unavailable => Some("is the disk full, or does another process hold the file?".to_owned()),
         _ => None,
     }
 }

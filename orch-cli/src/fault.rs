@@ -131,11 +131,14 @@ fn document(error: &orch::Error, hint: Option<&str>) -> Value {
 fn words(error: &orch::Error, hint: Option<&str>) -> String {
     let (head, help) = (source::ERROR, source::HELP);
     let mut text = format!("{head}error{head:#}: {}", error.message());
-    for (key, value) in error.context() {
+    for (at, (key, value)) in error.context().iter().enumerate() {
+        if error.context()[..at].contains(&(*key, value.clone())) {
+            continue;
+        }
         // A list reads better one below the other.
-        let parts: Vec<&str> = if *key == "problems" { value.split("; ").collect() } else { vec![value] };
-        for part in parts {
-            text.push_str(&format!("\n  {key}: {part}"));
+        match *key {
+            "problems" => value.split("; ").for_each(|problem| text.push_str(&format!("\n  - {problem}"))),
+            _ => text.push_str(&format!("\n  {key}: {value}")),
         }
     }
     let mut cause = std::error::Error::source(error);

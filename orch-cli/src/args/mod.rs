@@ -17,13 +17,13 @@ pub(crate) use runs::RunsCommand;
 /// Everything lives in one SQLite file, `.orch/orch.db` below the working directory unless --store says otherwise.
 ///
 /// No server is needed: the process that changes a run also carries it on, until the run has ended or waits for a
-/// person; with --no-work it only records the change. Commands that look never work. `orch work` carries on every
-/// run that has not ended, for example after a crash.
+/// person; with --no-work it only records the change. A process that works takes part in every run of its tenant that
+/// has not ended. Commands that look never work. `orch work` carries on whatever there is, for example after a crash.
 ///
 /// Exit codes: 0 done; 1 something failed, or bad input; 2 not allowed for this tenant or actor; 3 refused in this
 /// state.
 #[derive(Debug, Parser)]
-#[command(name = "orch", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "orch", version, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,
@@ -109,8 +109,13 @@ pub(crate) enum Command {
         output: Option<PathBuf>,
     },
     /// Publish a document, submit a run of it and carry it on
+    ///
+    /// Exits with 0 when the run completed, and with 1 when it failed, was cancelled, or waits for a person. Ctrl-C
+    /// lets running steps end and leaves the rest for later; a second one stops them too.
     Run(RunArgs),
     /// Carry on every run that has not ended
+    ///
+    /// Steps that were running when their process died start again when their lease is over.
     Work {
         /// Stop when nothing is left that could go on by itself
         #[arg(long)]
@@ -121,7 +126,10 @@ pub(crate) enum Command {
     /// Published DAGs
     #[command(subcommand)]
     Dag(DagCommand),
-    /// Runs
+    /// Runs: list, show, steer, repeat, compare
+    ///
+    /// A RUN is named by its id, by the beginning of it (4 digits or more, as long as only one run fits), or by
+    /// `latest`. What changes a run exits with 1 when the run has failed.
     #[command(subcommand)]
     Runs(RunsCommand),
     /// Gates that wait for a verdict
@@ -130,10 +138,12 @@ pub(crate) enum Command {
     /// Signals
     #[command(subcommand)]
     Signal(SignalCommand),
-    /// The record: verify it, sign it
+    /// The record: verify it, take checkpoints of it
     #[command(subcommand)]
     Ledger(LedgerCommand),
     /// Write the record as NDJSON, each line exactly the bytes that were hashed
+    ///
+    /// With --output a manifest of counts and hashes is written beside the file, as FILE.manifest.json.
     Export(ExportArgs),
     /// Say why a step is where it is
     Explain {
@@ -163,8 +173,6 @@ pub(crate) enum GraphFormat {
 }
 
 /// `orch run`.
-///
-/// Exits with 0 when the run completed, and with 1 when it failed, was cancelled, or waits for a person.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// The document, YAML or JSON
@@ -187,4 +195,15 @@ pub(crate) struct RunArgs {
     pub(crate) rationale: Option<String>,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

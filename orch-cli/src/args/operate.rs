@@ -49,7 +49,7 @@ pub(crate) enum DagCommand {
         dag: DagId,
         /// Which version's plan [default: the newest]
         #[arg(long, value_name = "N")]
-        version_number: Option<u32>,
+        release: Option<u32>,
     },
     /// Publish a document as a new version; the same document again changes nothing
     Publish {
@@ -61,13 +61,13 @@ pub(crate) enum DagCommand {
     Disable {
         /// The version, as DAG@N
         #[arg(value_name = "DAG@N")]
-        version: String,
+        release: String,
     },
     /// Accept new runs of a version again
     Enable {
         /// The version, as DAG@N
         #[arg(value_name = "DAG@N")]
-        version: String,
+        release: String,
     },
 }
 

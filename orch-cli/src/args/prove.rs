@@ -38,8 +38,6 @@ pub(crate) struct VerifyArgs {
 }
 
 /// `orch export`.
-///
-/// With --output the manifest is written beside the file, as FILE.manifest.json.
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// Only this run

@@ -9,8 +9,6 @@ use orch::{DagId, StepId, StepKey};
 use super::WorkArgs;
 
 /// `orch runs`.
-///
-/// A RUN is an id, the beginning of one (4 digits or more, as long as only one run fits), or `latest`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunsCommand {
     /// List runs, newest first

@@ -24,9 +24,9 @@ pub(crate) fn check(out: &Out, files: &[PathBuf]) -> Result<()> {
                 let steps = dag.steps.len();
                 let plan = Plan::new(dag, &limits)?;
                 if !out.json {
-                    let ok = style::step(orch::ledger::StepStatus::Succeeded).replace("succeeded", "ok");
+                    let ok = style::symbol(orch::ledger::StepStatus::Succeeded);
                     let id = &plan.dag().id;
-                    out.line(format_args!("{ok} {name}: {id}, {}", words::count(steps, "step")));
+                    out.line(format_args!("{ok} ok {name}: {id}, {}", words::count(steps, "step")));
                 }
                 Vec::new()
             }

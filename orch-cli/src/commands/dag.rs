@@ -15,7 +15,7 @@ use crate::output::{Out, style, words};
 pub(crate) async fn execute(globals: &Globals, out: &Out, command: DagCommand) -> Result<()> {
     match command {
         DagCommand::List => list(globals, out).await,
-        DagCommand::Show { dag, version_number } => show(globals, out, &dag, version_number).await,
+        DagCommand::Show { dag, release } => show(globals, out, &dag, release).await,
         DagCommand::Publish { file } => {
             let dag = inputs::document(&file)?;
             let id = dag.id.clone();
@@ -25,14 +25,14 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: DagCommand) -
             session.close().await;
             Ok(())
         }
-        DagCommand::Disable { version } => set_disabled(globals, out, &version, true).await,
-        DagCommand::Enable { version } => set_disabled(globals, out, &version, false).await,
+        DagCommand::Disable { release } => set_disabled(globals, out, &release, true).await,
+        DagCommand::Enable { release } => set_disabled(globals, out, &release, false).await,
     }
 }
 
 fn print_version(out: &Out, word: &str, dag: &DagId, version: &DagVersion) {
     if out.json {
-        out.document(version);
+        out.document(&serde_json::json!({ "dag": dag, "version": version }));
     } else {
         let steps = words::count(version.steps as usize, "step");
         out.line(format_args!("{word} {dag}@{}: {steps}, plan {}", version.version, version.plan_hash));

@@ -45,6 +45,10 @@ pub(crate) fn print_plan(out: &Out, plan: &Plan) -> Result<()> {
 /// Draws a document.
 pub(crate) fn graph(out: &Out, file: &Path, format: GraphFormat, output: Option<&Path>) -> Result<()> {
     let graph = Graph::of_dag(&inputs::document(file)?);
+    if out.json {
+        out.document(&graph);
+        return Ok(());
+    }
     let picture = match format {
         GraphFormat::Svg => to_svg(&graph, &layout(&graph)),
         GraphFormat::Dot => to_dot(&graph),

@@ -41,6 +41,9 @@ pub(crate) async fn ledger(globals: &Globals, out: &Out, command: LedgerCommand)
             match taken {
                 Some(checkpoint) => write(out, output.as_deref(), checkpoint.to_json().as_bytes()),
                 None => {
+                    if out.json {
+                        out.document(&json!(null));
+                    }
                     out.note("nothing has ended since the last checkpoint");
                     Ok(())
                 }
@@ -100,7 +103,7 @@ fn print_report(out: &Out, report: &Report) {
         out.line(format_args!("{failed}  {stream} entry {seq}{line}: {}: {}", problem.code, problem.message));
     }
     let verdict = match report.problems.len() {
-        0 => style::step(StepStatus::Succeeded).replace("succeeded", "verified"),
+        0 => format!("{} verified", style::symbol(StepStatus::Succeeded)),
         count => format!("{} found in", words::count(count, "problem")),
     };
     out.line(format_args!("{verdict} {what}"));
@@ -156,10 +159,13 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
         }
     };
     session.close().await;
-    let document = serde_json::to_string_pretty(&manifest)
-        .map_err(|cause| Fault::said(format!("the manifest is no json: {cause}")))?;
     if let Some(path) = &args.output {
+        let document = serde_json::to_string_pretty(&manifest)
+            .map_err(|cause| Fault::said(format!("the manifest is no json: {cause}")))?;
         write(out, Some(&manifest_path(path)), format!("{document}\n").as_bytes())?;
+        if out.json {
+            out.document(&manifest);
+        }
     }
     let size = words::size(manifest.counts.bytes);
     out.note(format_args!(
@@ -205,9 +211,9 @@ pub(crate) async fn explain_step(globals: &Globals, out: &Out, run: &str, step: 
         out.document(&explanation);
         return Ok(());
     }
-    out.line(format_args!("{}  {}", style::step(explanation.status), words::one_line(&explanation.summary)));
+    out.line(format_args!("{} {}", style::symbol(explanation.status), words::one_line(&explanation.summary)));
     for reason in explanation.reasons.iter().skip(1) {
-        out.line(format_args!("  because {} {}", reason.step, words::one_line(&reason.message)));
+        out.line(format_args!("  {}: {}", reason.step, words::one_line(&reason.message)));
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ use crate::commands::Comparison;
 const ROWS: usize = 200;
 /// The most rows of children of one step.
 const CHILDREN: usize = 10;
+/// The most lines of what people have to do.
+const NEEDS: usize = 10;
 /// The most characters of a note.
 const NOTE: usize = 100;
 
@@ -69,7 +71,7 @@ struct Made {
     step: StepKey,
     #[serde(flatten)]
     artifact: ArtifactRef,
-    /// The file, from the working directory.
+    /// The file, as the step names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
 }
@@ -88,8 +90,11 @@ pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Op
     }
     out.line("");
     out.line(summary(state));
-    for need in needs {
+    for need in needs.iter().take(NEEDS) {
         out.line(advice(need));
+    }
+    if needs.len() > NEEDS {
+        out.line(format_args!("  … and {} more", needs.len() - NEEDS));
     }
     if let Some(comparison) = comparison {
         out.line("");
@@ -263,8 +268,7 @@ fn made(state: &RunState) -> Vec<Made> {
         .filter(|(at, _)| state.spec(*at).uses.to_string() == "fn/write")
         .filter_map(|(at, step)| {
             let written: Written = step.output.as_ref()?.payload().decode().ok()?;
-            let file = written.path.map(|path| format!("{}-out/{path}", state.created.dag_id));
-            Some(Made { step: state.key_of(at), artifact: written.artifact, file })
+            Some(Made { step: state.key_of(at), artifact: written.artifact, file: written.path })
         })
         .collect()
 }
@@ -315,6 +319,12 @@ fn advice(need: &Need) -> String {
             format!("  {step} waits for a signal: orch signal send {run} {signal} [JSON]")
         }
         What::Retry => format!("  {step} is parked: orch runs retry {run} {step}, or orch runs cancel {run}"),
+        What::Executor { uses } if uses == "process" => {
+            format!("  {step} is a process step: orch work --sandbox none")
+        }
+        What::Executor { uses } => {
+            format!("  {step} uses {uses}, which a program that embeds orch has to execute")
+        }
         What::Resume => format!("  the run is held: orch runs resume {run}"),
     }
 }

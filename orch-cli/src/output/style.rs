@@ -64,6 +64,13 @@ pub(crate) fn step(status: StepStatus) -> String {
     painted(of_step(status), status.as_str())
 }
 
+/// A step's status as its symbol alone, before words that say the rest.
+pub(crate) fn symbol(status: StepStatus) -> String {
+    let look = of_step(status);
+    let style = look.color.on_default();
+    format!("{style}{}{style:#}", look.symbol)
+}
+
 /// A run's status within a line.
 pub(crate) fn run(status: RunStatus) -> String {
     painted(of_run(status), status.as_str())

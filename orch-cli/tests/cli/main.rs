@@ -1,0 +1,10 @@
+//! `orch` as people and scripts use it: a real process in a directory of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod crash;
+mod kit;
+mod machine;
+mod people;
+mod proof;
