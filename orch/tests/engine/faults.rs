@@ -1,0 +1,178 @@
+//! Every fault of store and queue costs time and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orch::engine::{Orchestrator, Settings};
+use orch::ledger::{Event, RunStatus, StepStatus};
+use orch::queue::MemoryQueue;
+use orch::store::MemoryStore;
+
+use crate::faulty::{FaultyQueue, FaultyStore, Rates, Strike};
+use crate::kit::*;
+
+const FAN: &str = r#"
+  - { id: a, uses: fn/act, with: { value: 1 } }
+  - { id: each, uses: fn/act, needs: [a], forEach: { items: [1, 2, 3, 4, 5, 6], maxParallel: 3 }, with: { millis: 20, value: "${{ item }}" } }
+  - { id: retried, uses: fn/act, needs: [a], with: { fails: 1 }, retry: { maxAttempts: 3, backoff: 10ms } }
+  - { id: z, uses: fn/act, needs: [each, retried], with: { value: "${{ steps.each.output }}" } }
+"#;
+
+fn patient() -> Settings {
+    Settings { lease: Duration::from_secs(20), ..quick() }
+}
+
+/// Submits under faults: again with the same token until it is known to be there, as the contract says.
+async fn submit_surely(orchestrator: &Orchestrator, token: &str) -> orch::RunId {
+    use orch::engine::{DagRef, Submit};
+    loop {
+        let mut submit = Submit::new(DagRef::Unpublished(Box::new(dag(FAN))), serde_json::json!({}));
+        submit.run_token = Some(token.to_owned());
+        match orchestrator.submit(&who(), submit).await {
+            Ok(submitted) => return submitted.run.run,
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
+        }
+    }
+}
+
+async fn all_end(orchestrator: &Orchestrator, witness: &Witness, runs: u32, calm: impl Fn()) {
+    let mut submitted = Vec::new();
+    for n in 0..runs {
+        submitted.push(submit_surely(orchestrator, &format!("t{n}")).await);
+    }
+    for run in &submitted {
+        for _ in 0..100_000 {
+            let row = orchestrator.run(&who(), *run).await;
+            if row.is_ok_and(|row| row.status.is_terminal()) {
+                break;
+            }
+            millis(50).await;
+        }
+    }
+    calm();
+    for run in submitted {
+        let row = ended(orchestrator, run).await;
+        assert_eq!(row.status, RunStatus::Completed, "{row:?}");
+        check(orchestrator, run).await;
+    }
+    assert_eq!(witness.repeated(), []);
+}
+
+async fn store_fault(rates: Rates, fault: &str) {
+    for seed in 1..=5 {
+        let store = FaultyStore::new(MemoryStore::new(), seed, rates);
+        let witness = Witness::default();
+        let orchestrator =
+            witness.watch(builder()).settings(patient()).store(Arc::new(store.clone())).start().unwrap();
+        all_end(&orchestrator, &witness, 8, || store.stop_faults()).await;
+        assert!(store.dice.fired(fault) > 3, "{fault} fired {} times", store.dice.fired(fault));
+        orchestrator.shutdown().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_store_that_is_away_now_and_then_delays_runs_only() {
+    store_fault(Rates { unavailable: 20, ..Rates::default() }, "unavailable").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_answers_lost_after_the_deed_repeat_nothing() {
+    store_fault(Rates { indeterminate: 25, ..Rates::default() }, "indeterminate").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_storms_of_lost_races_delay_runs_only() {
+    store_fault(Rates { conflict: 40, ..Rates::default() }, "conflict").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_slow_store_delays_runs_only() {
+    store_fault(Rates { delay: 50, ..Rates::default() }, "delay").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_all_faults_of_a_store_together_delay_runs_only() {
+    let rates = Rates { unavailable: 8, indeterminate: 10, conflict: 10, delay: 20, ..Rates::default() };
+    store_fault(rates, "indeterminate").await;
+}
+
+async fn queue_fault(rates: Rates, fault: &str) {
+    for seed in 1..=5 {
+        let queue = FaultyQueue::new(MemoryQueue::new(), seed, rates);
+        let witness = Witness::default();
+        let orchestrator =
+            witness.watch(builder()).settings(patient()).queue(Arc::new(queue.clone())).start().unwrap();
+        all_end(&orchestrator, &witness, 8, || ()).await;
+        assert!(queue.dice.fired(fault) > 3, "{fault} fired {} times", queue.dice.fired(fault));
+        orchestrator.shutdown().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_lost_hints_are_made_again() {
+    queue_fault(Rates { dropped: 40, ..Rates::default() }, "dropped").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_a_hint_delivered_twice_starts_one_attempt() {
+    queue_fault(Rates { twice: 60, ..Rates::default() }, "twice").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_reordered_hints_change_no_outcome() {
+    queue_fault(Rates { reordered: 50, ..Rates::default() }, "reordered").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_queue_that_is_away_now_and_then_delays_runs_only() {
+    queue_fault(Rates { unavailable: 30, ..Rates::default() }, "unavailable").await;
+}
+
+/// A struck store, an orchestrator on it and how long a run of `steps` takes there, in milliseconds.
+async fn struck(steps: &str, text: &'static str, strike: Strike) -> (u128, Witness) {
+    let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
+    let witness = Witness::default();
+    let orchestrator =
+        witness.watch(builder()).settings(patient()).store(Arc::new(store.clone())).start().unwrap();
+    store.strike(text, strike);
+    let begun = tokio::time::Instant::now();
+    let row = run(&orchestrator, dag(steps)).await;
+    assert_eq!(row.status, RunStatus::Completed, "{row:?}");
+    assert_eq!(store.dice.fired("strike"), 1);
+    check(&orchestrator, row.run).await;
+    let entries = entries(&orchestrator, row.run).await;
+    assert!(!entries.iter().any(|entry| matches!(entry.event, Event::StepLost(_))), "{:?}", types(&entries));
+    (begun.elapsed().as_millis(), witness)
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_what_follows_from_an_append_whose_answer_was_lost_happens_at_once() {
+    let chain = "  - { id: a, uses: fn/act }\n  - { id: b, uses: fn/act, needs: [a] }\n";
+    for text in ["run.created", "step.started", "\"step\":\"a\"},\"prev\"", "step.succeeded"] {
+        let (took, witness) = struck(chain, text, Strike::Indeterminate).await;
+        assert!(took < 2_000, "{text}: {took} ms");
+        assert_eq!((witness.executions("a"), witness.executions("b")), (1, 1), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_an_append_that_did_not_happen_is_tried_again_at_once() {
+    let chain = "  - { id: a, uses: fn/act }\n  - { id: b, uses: fn/act, needs: [a] }\n";
+    for text in ["run.created", "step.started", "step.succeeded"] {
+        let (took, witness) = struck(chain, text, Strike::Unavailable).await;
+        assert!(took < 2_000, "{text}: {took} ms");
+        assert_eq!(witness.total(), 2, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_slots_cannot_be_named_fails_instead_of_waiting_for_ever() {
+    let orchestrator = builder().start().unwrap();
+    let steps = r#"
+  - { id: a, uses: fn/echo, with: {} }
+  - { id: b, uses: fn/echo, needs: [a], concurrency: [{ key: "${{ steps.a.output.missing }}", limit: 1 }] }
+"#;
+    let row = run(&orchestrator, dag(steps)).await;
+    assert_eq!(row.status, RunStatus::Failed);
+    assert_eq!(step(&state(&orchestrator, row.run).await, "b").status, StepStatus::Failed);
+}
