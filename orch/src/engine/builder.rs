@@ -173,6 +173,7 @@ impl OrchestratorBuilder {
             places: Arc::new(Semaphore::new(self.settings.slots)),
             backlog: AtomicBool::new(true),
             active: Default::default(),
+            loaded: Default::default(),
             plans: Default::default(),
             watchers: Default::default(),
             alarm: Default::default(),

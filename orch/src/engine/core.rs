@@ -1,7 +1,7 @@
 //! What all parts of the engine share.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -48,6 +48,8 @@ pub(super) struct Core {
     /// Whether hints may be waiting that came before what a finished step makes runnable.
     pub(super) backlog: AtomicBool,
     pub(super) active: ActiveAttempts,
+    /// Runs the committer keeps in memory.
+    pub(super) loaded: AtomicUsize,
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,
@@ -89,10 +91,10 @@ impl Core {
         self.inbox.send(request).await.map_err(|_| closed())
     }
 
-    /// Asks that a run be looked at.
-    pub(super) async fn look(&self, key: RunKey) -> Result<()> {
+    /// Asks that a run be looked at, with `due` because the store lists it as due.
+    pub(super) async fn look(&self, key: RunKey, due: bool) -> Result<()> {
         let actor = Arc::clone(&self.actor);
-        self.send(Request { key, actor, change: Change::Look, reply: None, tries: 0 }).await
+        self.send(Request { key, actor, change: Change::Look { due }, reply: None, tries: 0 }).await
     }
 
     /// Sleeps until `at` by the clock, or until the engine is closed.

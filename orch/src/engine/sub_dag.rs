@@ -51,8 +51,14 @@ async fn look(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Result<Opti
             Ok(None)
         }
         Some(_) => Ok(None),
-        None if sub_run.cancel => Ok(Some(Outcome::Cancelled)),
-        None => submit_child(core, child, sub_run).await.map(|()| None),
+        None => {
+            submit_child(core, child, sub_run).await?;
+            if sub_run.cancel {
+                // Created only to be cancelled: somebody else may be about to create it, and it would run for nobody.
+                cancel(core, child.tenant.clone(), child.run);
+            }
+            Ok(None)
+        }
     }
 }
 

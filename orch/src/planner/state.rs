@@ -395,10 +395,25 @@ impl RunState {
         if self.ended.is_some() {
             return None;
         }
+        self.wake_since(self.last_at)
+    }
+
+    /// The same for a run that was looked at now and had nothing to say: the next check for lost hints moves on, and
+    /// so does what is over but must wait for something else; timers stay.
+    #[must_use]
+    pub fn wake_after(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let checked = if self.last_at.plus(HINT_CHECK) > now { self.last_at } else { now };
+        self.wake_since(checked).map(|at| if at > now { at } else { now.plus(HINT_CHECK) })
+    }
+
+    fn wake_since(&self, checked: Timestamp) -> Option<Timestamp> {
         let timer = self.index.timers.first().map(|(at, _)| *at);
         let deadline = self.deadline().filter(|_| self.ending.is_none());
         let unheard = (!self.index.queued.is_empty() && !self.paused) || self.sub_runs().next().is_some();
-        let check = unheard.then(|| self.last_at.plus(HINT_CHECK));
+        let check = unheard.then(|| checked.plus(HINT_CHECK));
         [timer, deadline, check].into_iter().flatten().min()
     }
 
