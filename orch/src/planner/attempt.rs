@@ -122,6 +122,10 @@ pub fn finish(state: &RunState, finish: Finish, now: Timestamp, limits: &Limits)
             let output_hash = output.digest();
             StepSucceeded { attempt, logs, output: Some(output), output_hash, reused: None, step: key }.into()
         }
+        Outcome::Cancelled if state.ending.is_none() => {
+            let message = "it was cancelled, and its run was not".to_owned();
+            ended_badly(state, at, Failure::fatal("cancelled", message), now, logs, limits)
+        }
         Outcome::Cancelled => StepCancelled { attempt, logs, step: key }.into(),
         Outcome::TimedOut => {
             let message = "the attempt took longer than it may".to_owned();

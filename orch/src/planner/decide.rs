@@ -99,6 +99,8 @@ impl Wave<'_> {
                     self.push(event);
                 }
                 StepStatus::Waiting => self.wait_is_over(at),
+                // The backoff of a sub-DAG is over: it is scheduled below, unless the run is held.
+                StepStatus::Pending if state.index.retries.contains(&at) => {}
                 _ => {
                     let step = state.at(at);
                     let message = "the step's total time ran out before its next attempt".to_owned();
@@ -189,7 +191,13 @@ impl Wave<'_> {
 
     fn retries(&mut self) {
         for at in &self.state.index.retries {
-            self.schedule(*at, self.state.at(*at).not_before);
+            let not_before = self.state.at(*at).not_before;
+            // No queue holds a sub-DAG back until then: it starts as soon as it is scheduled.
+            let too_early =
+                self.state.is_sub_dag(*at) && not_before.is_some_and(|instant| instant > self.now);
+            if !too_early {
+                self.schedule(*at, not_before);
+            }
         }
     }
 
@@ -243,6 +251,9 @@ impl Wave<'_> {
 
     fn schedule(&mut self, at: StepRef, not_before: Option<Timestamp>) {
         let Some(input) = self.input(at) else { return };
+        if let Err(error) = self.state.slots(at, self.limits) {
+            return self.fail_early(at, "expression", error.to_string());
+        }
         let input_hash = input.digest();
         let templated = self.state.plan.compiled(at.step).is_some_and(|compiled| compiled.with.is_some());
         let recorded = templated && input.len() <= self.limits.payload_bytes;

@@ -388,7 +388,7 @@ impl RunState {
 
     /// Back to pending, to be scheduled again.
     fn reopen(&mut self, at: StepRef, not_before: Option<Timestamp>) {
-        self.set_timer(at, None);
+        self.set_timer(at, not_before.filter(|_| self.is_sub_dag(at)));
         self.set_status(at, StepStatus::Pending);
         let step = self.at_mut(at);
         step.worker = None;

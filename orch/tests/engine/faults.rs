@@ -59,15 +59,17 @@ async fn all_end(orchestrator: &Orchestrator, witness: &Witness, runs: u32, calm
 }
 
 async fn store_fault(rates: Rates, fault: &str) {
+    let mut fired = 0;
     for seed in 1..=5 {
         let store = FaultyStore::new(MemoryStore::new(), seed, rates);
         let witness = Witness::default();
         let orchestrator =
             witness.watch(builder()).settings(patient()).store(Arc::new(store.clone())).start().unwrap();
         all_end(&orchestrator, &witness, 8, || store.stop_faults()).await;
-        assert!(store.dice.fired(fault) > 3, "{fault} fired {} times", store.dice.fired(fault));
+        fired += store.dice.fired(fault);
         orchestrator.shutdown().await;
     }
+    assert!(fired > 20, "{fault} fired {fired} times");
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,15 +99,17 @@ async fn r4_all_faults_of_a_store_together_delay_runs_only() {
 }
 
 async fn queue_fault(rates: Rates, fault: &str) {
+    let mut fired = 0;
     for seed in 1..=5 {
         let queue = FaultyQueue::new(MemoryQueue::new(), seed, rates);
         let witness = Witness::default();
         let orchestrator =
             witness.watch(builder()).settings(patient()).queue(Arc::new(queue.clone())).start().unwrap();
         all_end(&orchestrator, &witness, 8, || ()).await;
-        assert!(queue.dice.fired(fault) > 3, "{fault} fired {} times", queue.dice.fired(fault));
+        fired += queue.dice.fired(fault);
         orchestrator.shutdown().await;
     }
+    assert!(fired > 20, "{fault} fired {fired} times");
 }
 
 #[tokio::test(start_paused = true)]

@@ -255,7 +255,12 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
         Ok(claimed)
     }
 
-    async fn renew(&self, tokens: &[DeliveryToken], until: Timestamp, now: Timestamp) -> Result<Vec<Result<()>>> {
+    async fn renew(
+        &self,
+        tokens: &[DeliveryToken],
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<Result<()>>> {
         self.inner.renew(tokens, until, now).await
     }
 

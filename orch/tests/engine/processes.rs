@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use orch::RunId;
 use orch::engine::{Orchestrator, Settings};
 use orch::ledger::{Event, RunStatus, StepStatus};
-use orch::RunId;
 
 use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
@@ -26,8 +26,7 @@ fn mortal(world: &World, witness: &Witness, shared_queue: bool) -> (Orchestrator
 
 async fn share(shared_queue: bool) {
     let (world, witness) = (World::new(), Witness::default());
-    let processes: Vec<Orchestrator> =
-        (0..3).map(|_| mortal(&world, &witness, shared_queue).0).collect();
+    let processes: Vec<Orchestrator> = (0..3).map(|_| mortal(&world, &witness, shared_queue).0).collect();
     let mut runs = Vec::new();
     for n in 0..30 {
         runs.push(submit(&processes[n % 3], dag(STEPS)).await);
