@@ -147,7 +147,7 @@ impl Orchestrator {
     /// # Errors
     /// `Invalid` for inputs that do not satisfy the DAG's schema (all problems at once), `NotFound` or `Refused` for
     /// an unknown or disabled DAG, `Unsupported` for a step that nothing here can execute, `Unavailable`,
-    /// `Indeterminate` (submit again with the same token: it is one run).
+    /// `LimitExceeded` for inputs too large for the ledger, `Indeterminate` (submit again with the same token: it is one run).
     pub async fn submit(&self, who: &Identity, submit: Submit) -> Result<Submitted> {
         who.check()?;
         submit::submit(&self.core, who, submit).await

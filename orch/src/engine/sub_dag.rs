@@ -79,7 +79,7 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
         Ok(input) => input.to_value(),
         Err(error) => return Err(Error::invalid(error.to_string())),
     };
-    let inputs = submit::check_inputs(&plan, &input)?;
+    let inputs = submit::check_inputs(&plan, &input, core.limits())?;
     let parent =
         ParentStep { attempt: sub_run.attempt, depth, run: sub_run.parent.run, step: sub_run.step.clone() };
     let created = crate::ledger::RunCreated {
