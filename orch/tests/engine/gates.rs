@@ -136,7 +136,11 @@ async fn a_run_that_waits_for_a_person_costs_nothing() {
     let orchestrator = builder().store(Arc::new(store.clone())).start().unwrap();
     let run = submit(&orchestrator, dag("  - { id: gate, uses: gate/approval }\n")).await;
     until(&orchestrator, run, "gate", StepStatus::Waiting).await;
-    let paused = submit(&orchestrator, dag("  - { id: a, uses: fn/sleep, with: 10 }\n  - { id: b, uses: fn/echo, needs: [a] }\n")).await;
+    let paused = submit(
+        &orchestrator,
+        dag("  - { id: a, uses: fn/sleep, with: 10 }\n  - { id: b, uses: fn/echo, needs: [a] }\n"),
+    )
+    .await;
     orchestrator.pause(&who(), paused).await.unwrap();
     millis(1_000).await;
     let before = (store.calls("append"), store.calls("entries"));

@@ -218,8 +218,10 @@ async fn a_secret_is_found_nowhere_in_the_ledger() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_secret_fails_the_step_and_gives_its_slots_back() {
-    let orchestrator =
-        builder().settings(Settings { lease: std::time::Duration::from_secs(300), ..quick() }).start().unwrap();
+    let orchestrator = builder()
+        .settings(Settings { lease: std::time::Duration::from_secs(300), ..quick() })
+        .start()
+        .unwrap();
     let steps = r#"
   - { id: a, uses: fn/echo, secrets: [NONE], concurrency: [{ key: k, limit: 1 }] }
   - { id: b, uses: fn/echo, needs: [a], when: "true", concurrency: [{ key: k, limit: 1 }] }

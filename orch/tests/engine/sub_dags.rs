@@ -52,7 +52,8 @@ async fn a_failed_sub_dag_is_tried_again_as_a_new_run_after_its_backoff() {
     let witness = Witness::default();
     let orchestrator = witness.watch(builder()).start().unwrap();
     publish(&orchestrator, "child", "steps:\n  - { id: x, uses: fn/boom }\n").await;
-    let steps = "  - { id: sub, uses: dag/child@1, retry: { maxAttempts: 3, backoff: 10s, maxBackoff: 10s } }\n";
+    let steps =
+        "  - { id: sub, uses: dag/child@1, retry: { maxAttempts: 3, backoff: 10s, maxBackoff: 10s } }\n";
     let begun = tokio::time::Instant::now();
     let row = run(&orchestrator, dag(steps)).await;
     assert_eq!(row.status, RunStatus::Failed);
@@ -106,7 +107,8 @@ async fn a_run_cancelled_at_any_moment_leaves_no_child_running() {
         let rates = Rates { delay: 60, ..Rates::default() };
         let store = FaultyStore::new(orch::store::MemoryStore::new(), turn, rates);
         let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
-        publish(&orchestrator, "child", "steps:\n  - { id: x, uses: fn/act, with: { millis: 90000 } }\n").await;
+        publish(&orchestrator, "child", "steps:\n  - { id: x, uses: fn/act, with: { millis: 90000 } }\n")
+            .await;
         let run = submit(&orchestrator, dag("  - { id: sub, uses: dag/child@1 }\n")).await;
         millis(turn * 10).await;
         orchestrator.cancel(&who(), run).await.unwrap();
@@ -172,7 +174,10 @@ async fn a_sub_dag_that_is_not_there_or_too_deep_fails_its_step() {
 #[tokio::test(start_paused = true)]
 async fn t1_a_sub_dag_of_another_tenant_does_not_exist() {
     let orchestrator = builder().start().unwrap();
-    orchestrator.publish(&stranger(), named("child", "steps:\n  - { id: x, uses: fn/echo }\n")).await.unwrap();
+    orchestrator
+        .publish(&stranger(), named("child", "steps:\n  - { id: x, uses: fn/echo }\n"))
+        .await
+        .unwrap();
     let row = run(&orchestrator, dag("  - { id: sub, uses: dag/child@1 }\n")).await;
     assert_eq!(row.status, RunStatus::Failed);
     let theirs = orch::store::RunsQuery::all(stranger().tenant);
