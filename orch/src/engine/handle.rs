@@ -349,10 +349,8 @@ impl Orchestrator {
         self.core.closing.cancel();
         let deadline = self.core.now().plus(self.core.settings.drain);
         self.until_idle(deadline).await;
-        if !self.core.active.is_empty() {
-            self.core.active.shut_down();
-            self.until_idle(self.core.now().plus(self.core.settings.grace * 2)).await;
-        }
+        self.core.active.shut_down();
+        self.until_idle(self.core.now().plus(self.core.settings.grace * 2)).await;
         self.core.closed.cancel();
         self.core.tasks.close();
         self.core.tasks.wait().await;

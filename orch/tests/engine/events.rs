@@ -89,6 +89,7 @@ async fn a_wait_that_is_given_up_leaves_nothing_behind() {
     for _ in 0..10 {
         let wait = orchestrator.wait(&me, run);
         assert!(tokio::time::timeout(Duration::from_millis(50), wait).await.is_err());
+        assert_eq!(orchestrator.stats().watched_runs, 0);
         let mut events = orchestrator.events(&who(), run, 1_000, true);
         assert!(tokio::time::timeout(Duration::from_millis(50), events.next()).await.is_err());
     }

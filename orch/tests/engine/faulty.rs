@@ -80,6 +80,7 @@ pub(crate) struct FaultyStore {
     rates: Arc<Mutex<Rates>>,
     strikes: Arc<Mutex<Vec<(&'static str, Strike)>>>,
     frozen: watch::Sender<bool>,
+    trap: Arc<Mutex<Option<&'static str>>>,
     pub(crate) calls: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -91,6 +92,7 @@ impl FaultyStore {
             rates: Arc::new(Mutex::new(rates)),
             strikes: Arc::default(),
             frozen: watch::Sender::new(false),
+            trap: Arc::default(),
             calls: Arc::default(),
         }
     }
@@ -107,6 +109,15 @@ impl FaultyStore {
     /// While frozen, every call hangs: the process is as good as dead, until it is thawed.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.frozen.send_replace(frozen);
+    }
+
+    /// Freezes as soon as an append holds `text`, before it happens.
+    pub(crate) fn freeze_at(&self, text: &'static str) {
+        *self.trap.lock().unwrap() = Some(text);
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        *self.frozen.borrow()
     }
 
     pub(crate) fn calls(&self, what: &str) -> u64 {
@@ -157,6 +168,10 @@ impl Store for FaultyStore {
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
+        let trapped = self.trap.lock().unwrap().take_if(|text| appends.iter().any(|a| a.lines.contains(*text)));
+        if trapped.is_some() {
+            self.freeze(true);
+        }
         self.pass("append").await?;
         let mut outcomes = Vec::with_capacity(appends.len());
         for append in appends {

@@ -35,8 +35,11 @@ async fn a_shutdown_ends_although_a_start_lands_when_all_was_told_to_stop() {
     for thaw in [1_900, 2_000, 2_050, 2_300, 2_900] {
         let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
         let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
+        store.freeze_at("step.started");
         let run = submit(&orchestrator, dag("  - { id: a, uses: fn/act, with: { millis: 900000 } }\n")).await;
-        store.freeze(true);
+        while !store.is_frozen() {
+            tokio::task::yield_now().await;
+        }
         let begun = tokio::time::Instant::now();
         let leaving = tokio::spawn({
             let orchestrator = orchestrator.clone();
