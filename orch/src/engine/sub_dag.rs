@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::change::{Answer, AttemptEnd, Change, Create};
 use super::core::Core;
 use super::effects::SubRun;
-use super::{dags, load, submit};
+use super::{dags, load, submit, work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Failure, Outcome};
 use crate::id::{RunId, RunKey, StepKey, TenantId};
@@ -136,6 +136,7 @@ pub(super) fn report(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u
 }
 
 async fn report_now(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u32, outcome: Outcome) {
+    let outcome = work::shrink(core, &parent.tenant, &step, outcome).await;
     let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None };
     let change = Change::Finish { end: Box::new(end), permit: None };
     if let Err(error) = core.request(parent.clone(), Arc::clone(&core.actor), change).await

@@ -15,7 +15,7 @@ use super::results;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
-use crate::id::{RunKey, StepKey};
+use crate::id::{RunKey, StepKey, TenantId};
 use crate::ledger::ArtifactRef;
 use crate::lock::{Acquire, Holder, Slot};
 use crate::payload::Payload;
@@ -203,7 +203,7 @@ fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
     format!("attempt/{}/{}/{step}/{attempt}", core.worker.id, run.run)
 }
 
-fn release_slots(core: &Arc<Core>, tenant: &crate::id::TenantId, name: String) {
+fn release_slots(core: &Arc<Core>, tenant: &TenantId, name: String) {
     let (owner, holder) = (Arc::clone(core), Holder { tenant: tenant.clone(), name });
     core.tasks.spawn(async move {
         if let Err(error) = owner.lock.release(&[holder]).await {
@@ -253,7 +253,7 @@ async fn execute(
         (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
         (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
     };
-    let outcome = shrink(core, launch, outcome).await;
+    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome).await;
     (outcome, keep_log(core, launch, &log).await)
 }
 
@@ -328,14 +328,14 @@ async fn supervise(
 }
 
 /// An output too large for the ledger becomes an artifact, and a reference to it the output.
-async fn shrink(core: &Arc<Core>, launch: &Launch, outcome: Outcome) -> Outcome {
+pub(super) async fn shrink(core: &Arc<Core>, tenant: &TenantId, step: &StepKey, outcome: Outcome) -> Outcome {
     let output = match outcome {
         Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
         other => return other,
     };
     let bytes = output.as_str().as_bytes().to_vec();
-    let name = format!("{}.json", launch.step);
-    let kept = core.artifacts.of(&launch.run.tenant).put("application/json", Some(name), bytes).await;
+    let name = format!("{step}.json");
+    let kept = core.artifacts.of(tenant).put("application/json", Some(name), bytes).await;
     match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
         Ok(reference) => Outcome::Succeeded(reference),
         Err(error) => Failure::retryable("artifact", error.to_string()).into(),

@@ -53,9 +53,10 @@ async fn a_cancellation_that_lands_together_with_a_start_reaches_it() {
         let run = submit(&orchestrator, dag(steps)).await;
         // Appends about the run are under way most of the time, so that others have to go together.
         let busy = orchestrator.clone();
-        let noise = tokio::spawn(async move {
-            while busy.signal(&who(), run, "noise", Payload::null()).await.is_ok() {}
-        });
+        let noise =
+            tokio::spawn(
+                async move { while busy.signal(&who(), run, "noise", Payload::null()).await.is_ok() {} },
+            );
         millis(400 + turn * 4).await;
         noise.abort();
         let begun = tokio::time::Instant::now();

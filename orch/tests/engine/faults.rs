@@ -180,3 +180,24 @@ async fn a_step_whose_slots_cannot_be_named_fails_instead_of_waiting_for_ever() 
     assert_eq!(row.status, RunStatus::Failed);
     assert_eq!(step(&state(&orchestrator, row.run).await, "b").status, StepStatus::Failed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_queue_that_hangs_does_not_keep_the_ledger_from_going_on() {
+    let queue = FaultyQueue::new(MemoryQueue::new(), 1, Rates::default());
+    let orchestrator = builder().queue(Arc::new(queue.clone())).start().unwrap();
+    let gate = submit(
+        &orchestrator,
+        dag("  - { id: gate, uses: gate/approval }\n  - { id: a, uses: fn/echo, needs: [gate] }\n"),
+    )
+    .await;
+    queue.freeze(true);
+    let stuck = submit(&orchestrator, dag("  - { id: a, uses: fn/echo }\n")).await;
+    let begun = tokio::time::Instant::now();
+    orchestrator.decide(&who(), gate, key("gate"), true).await.unwrap();
+    orchestrator.cancel(&who(), stuck).await.unwrap();
+    assert_eq!(ended(&orchestrator, stuck).await.status, RunStatus::Cancelled);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    queue.freeze(false);
+    assert_eq!(ended(&orchestrator, gate).await.status, RunStatus::Completed);
+    assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+}

@@ -168,7 +168,8 @@ impl Store for FaultyStore {
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
-        let trapped = self.trap.lock().unwrap().take_if(|text| appends.iter().any(|a| a.lines.contains(*text)));
+        let trapped =
+            self.trap.lock().unwrap().take_if(|text| appends.iter().any(|a| a.lines.contains(*text)));
         if trapped.is_some() {
             self.freeze(true);
         }
@@ -227,16 +228,23 @@ pub(crate) struct FaultyQueue<Q> {
     inner: Q,
     pub(crate) dice: Dice,
     rates: Rates,
+    frozen: watch::Sender<bool>,
 }
 
 const COPY: &str = "copy";
 
 impl<Q> FaultyQueue<Q> {
     pub(crate) fn new(inner: Q, seed: u64, rates: Rates) -> Self {
-        Self { inner, dice: Dice::new(seed), rates }
+        Self { inner, dice: Dice::new(seed), rates, frozen: watch::Sender::new(false) }
     }
 
-    fn unreachable(&self) -> Result<()> {
+    /// While frozen, every call hangs.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
+    }
+
+    async fn pass(&self) -> Result<()> {
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
         if self.dice.falls("unavailable", self.rates.unavailable) {
             return Err(Error::unavailable("the queue is away"));
         }
@@ -247,14 +255,14 @@ impl<Q> FaultyQueue<Q> {
 #[async_trait]
 impl<Q: Queue> Queue for FaultyQueue<Q> {
     async fn push(&self, items: &[Item]) -> Result<()> {
-        self.unreachable()?;
+        self.pass().await?;
         let kept: Vec<Item> =
             items.iter().filter(|_| !self.dice.falls("dropped", self.rates.dropped)).cloned().collect();
         self.inner.push(&kept).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed> {
-        self.unreachable()?;
+        self.pass().await?;
         let limit = claim.limit.div_ceil(2);
         let mut claimed = self.inner.claim(&Claim { limit, ..claim.clone() }).await?;
         for at in 0..claimed.deliveries.len() {
@@ -280,14 +288,14 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
     }
 
     async fn settle(&self, settles: &[Settle], now: Timestamp) -> Result<Vec<Result<()>>> {
-        self.unreachable()?;
+        self.pass().await?;
         let own: Vec<Settle> =
             settles.iter().filter(|settle| !settle.token.as_str().starts_with(COPY)).cloned().collect();
         self.inner.settle(&own, now).await
     }
 
     async fn wait(&self, timeout: Duration) -> Result<()> {
-        self.unreachable()?;
+        self.pass().await?;
         self.inner.wait(timeout).await
     }
 

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use orch::RunId;
 use orch::engine::{Orchestrator, Settings};
 use orch::ledger::{Event, RunStatus, StepStatus};
+use orch::queue::MemoryQueue;
+use orch::store::MemoryStore;
+use orch::{Clock, RunId, SystemClock, Timestamp};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
@@ -176,4 +179,55 @@ async fn a_drained_process_hands_long_attempts_to_another_at_once() {
         assert_eq!(ended(&staying, run).await.status, RunStatus::Completed);
         check(&staying, run).await;
     }
+}
+
+/// A clock that runs twenty times as fast: half a minute of lost hints takes one and a half seconds.
+#[derive(Clone, Debug)]
+struct Fast(Timestamp);
+
+impl Clock for Fast {
+    fn now(&self) -> Timestamp {
+        self.0.plus(SystemClock.now().since(self.0) * 20)
+    }
+}
+
+/// A process of its own: a runtime on threads of its own, which can be killed.
+fn process(world: &(MemoryStore, MemoryQueue, Fast), witness: &Witness) -> (Runtime, Orchestrator) {
+    let (store, queue, clock) = world.clone();
+    let settings = Settings { lease: Duration::from_secs(20), ..quick() };
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let orchestrator = runtime.block_on(async {
+        let builder = witness.watch(builder()).clock(Arc::new(clock)).settings(settings);
+        builder.store(Arc::new(store)).queue(Arc::new(queue)).start().unwrap()
+    });
+    (runtime, orchestrator)
+}
+
+#[test]
+fn r4_killed_processes_on_threads_of_their_own_lose_nothing() {
+    let world = (MemoryStore::new(), MemoryQueue::new(), Fast(SystemClock.now()));
+    let witness = Witness::default();
+    let (first, dying) = process(&world, &witness);
+    let (second, dying_too) = process(&world, &witness);
+    let (third, heir) = process(&world, &witness);
+    let mut runs = Vec::new();
+    for n in 0..120 {
+        let orchestrator = [&dying, &dying_too, &heir][n % 3];
+        let runtime = [&first, &second, &third][n % 3];
+        runs.push(runtime.block_on(submit(orchestrator, dag(STEPS))));
+    }
+    std::thread::sleep(Duration::from_millis(60));
+    first.shutdown_background();
+    std::thread::sleep(Duration::from_millis(60));
+    second.shutdown_background();
+    third.block_on(async {
+        for run in runs {
+            let wait = tokio::time::timeout(Duration::from_secs(60), heir.wait(&who(), run)).await;
+            assert_eq!(wait.expect("it ends").unwrap().status, RunStatus::Completed);
+            check(&heir, run).await;
+        }
+        heir.shutdown().await;
+    });
+    assert!(witness.stopped() > 0, "the killed had something under way");
+    assert_eq!(witness.repeated(), []);
 }

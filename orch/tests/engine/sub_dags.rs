@@ -196,3 +196,21 @@ async fn a_child_cancelled_by_a_person_fails_its_parent() {
     orchestrator.cancel(&who(), children(&orchestrator, run).await[0]).await.unwrap();
     assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Failed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_output_of_a_sub_dag_becomes_an_artifact() {
+    let size = Limits::default().payload_bytes / 2;
+    let orchestrator = builder()
+        .task("big", move |_, _: serde_json::Value| async move {
+            Ok::<_, orch::executor::Failure>("x".repeat(size))
+        })
+        .start()
+        .unwrap();
+    let steps =
+        "steps:\n  - { id: a, uses: fn/big }\n  - { id: b, uses: fn/big }\n  - { id: c, uses: fn/big }\n";
+    publish(&orchestrator, "child", steps).await;
+    let row = run(&orchestrator, dag("  - { id: sub, uses: dag/child@1 }\n")).await;
+    assert_eq!(row.status, RunStatus::Completed);
+    let state = state(&orchestrator, row.run).await;
+    assert!(state.outputs()["sub"].get()["artifact"]["size"].as_u64().unwrap() > 3 * size as u64);
+}
