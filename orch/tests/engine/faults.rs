@@ -132,6 +132,55 @@ async fn r4_a_queue_that_is_away_now_and_then_delays_runs_only() {
     queue_fault(Rates { unavailable: 30, ..Rates::default() }, "unavailable").await;
 }
 
+/// Three processes whose backends all fail in every way, on one ledger and one queue.
+async fn everything_at_once(seed: u64) -> u32 {
+    let (world, witness) = (World::new(), Witness::default());
+    let rates = Rates {
+        unavailable: 6,
+        indeterminate: 8,
+        conflict: 8,
+        delay: 30,
+        dropped: 8,
+        twice: 15,
+        reordered: 20,
+    };
+    let mut processes = Vec::new();
+    let mut stores = Vec::new();
+    for n in 0..3 {
+        let store = FaultyStore::new(world.store.clone(), seed * 10 + n, rates);
+        let queue = FaultyQueue::new(world.queue.clone(), seed * 10 + n + 3, rates);
+        let builder = witness.watch(world.process()).settings(patient()).store(Arc::new(store.clone()));
+        processes.push(builder.queue(Arc::new(queue)).start().unwrap());
+        stores.push(store);
+    }
+    let mut runs = Vec::new();
+    for n in 0..9 {
+        runs.push(submit_surely(&processes[n % 3], &format!("t{n}")).await);
+    }
+    millis(5_000).await;
+    stores.iter().for_each(FaultyStore::stop_faults);
+    for run in runs {
+        let row = ended(&processes[0], run).await;
+        // An attempt can be lost when its worker cannot prolong it; what is asserted is that nothing is done twice.
+        assert!(row.status == RunStatus::Completed, "seed {seed}: {row:?}");
+        check(&processes[0], run).await;
+    }
+    assert_eq!(witness.repeated(), [], "seed {seed}");
+    for process in processes {
+        process.shutdown().await;
+    }
+    stores.iter().map(|store| store.dice.fired("indeterminate") + store.dice.fired("conflict")).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn r1_three_processes_under_every_fault_do_everything_once() {
+    let mut fired = 0;
+    for seed in 1..=10 {
+        fired += everything_at_once(seed).await;
+    }
+    assert!(fired > 50, "{fired}");
+}
+
 /// A struck store, an orchestrator on it and how long a run of `steps` takes there, in milliseconds.
 async fn struck(steps: &str, text: &'static str, strike: Strike) -> (u128, Witness) {
     let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
@@ -200,4 +249,24 @@ async fn r4_a_queue_that_hangs_does_not_keep_the_ledger_from_going_on() {
     queue.freeze(false);
     assert_eq!(ended(&orchestrator, gate).await.status, RunStatus::Completed);
     assert!(begun.elapsed() < Duration::from_secs(45), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_run_goes_on() {
+    let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
+    let witness = Witness::default();
+    let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
+    // The end of `a` starts `b` in the same append, and its answer is lost for good; `long` keeps the lease.
+    store.strike("\"type\":\"step.succeeded\"", Strike::Blinding);
+    let steps = r#"
+  - { id: long, uses: fn/act, with: { millis: 60000 } }
+  - { id: a, uses: fn/act, with: { millis: 100 } }
+  - { id: b, uses: fn/act, needs: [a] }
+"#;
+    let run = submit(&orchestrator, dag(steps)).await;
+    millis(5_000).await;
+    assert_eq!((store.dice.fired("blind"), witness.executions("b"), witness.running()), (3, 1, 1));
+    assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
+    let state = check(&orchestrator, run).await;
+    assert_eq!(step(&state, "b").attempt, 2, "its first attempt had started and was lost");
 }

@@ -70,6 +70,8 @@ impl Dice {
 pub(crate) enum Strike {
     Unavailable,
     Indeterminate,
+    /// The answer is lost, and so are those of the next three reads.
+    Blinding,
 }
 
 /// A store that fails on purpose.
@@ -81,6 +83,7 @@ pub(crate) struct FaultyStore {
     strikes: Arc<Mutex<Vec<(&'static str, Strike)>>>,
     frozen: watch::Sender<bool>,
     trap: Arc<Mutex<Option<&'static str>>>,
+    blind: Arc<Mutex<u32>>,
     pub(crate) calls: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
@@ -93,6 +96,7 @@ impl FaultyStore {
             strikes: Arc::default(),
             frozen: watch::Sender::new(false),
             trap: Arc::default(),
+            blind: Arc::default(),
             calls: Arc::default(),
         }
     }
@@ -155,7 +159,10 @@ impl FaultyStore {
             return Err(Error::conflict("a lost race"));
         }
         let outcome = self.inner.append(std::slice::from_ref(append)).await?.remove(0);
-        let lost = strike == Some(Strike::Indeterminate)
+        if strike == Some(Strike::Blinding) {
+            *self.blind.lock().unwrap() = 3;
+        }
+        let lost = matches!(strike, Some(Strike::Indeterminate | Strike::Blinding))
             || (outcome.is_ok() && self.dice.falls("indeterminate", rates.indeterminate));
         if lost { Err(Error::indeterminate("the answer was lost")) } else { outcome }
     }
@@ -183,6 +190,12 @@ impl Store for FaultyStore {
 
     async fn entries(&self, requests: &[EntriesRequest]) -> Result<Vec<EntriesPage>> {
         self.pass("entries").await?;
+        let blind = self.blind.lock().unwrap().checked_sub(1);
+        if let Some(left) = blind {
+            *self.blind.lock().unwrap() = left;
+            self.dice.note("blind");
+            return Err(Error::unavailable("the store cannot be read"));
+        }
         self.inner.entries(requests).await
     }
 
@@ -233,7 +246,7 @@ pub(crate) struct FaultyQueue<Q> {
 
 const COPY: &str = "copy";
 
-impl<Q> FaultyQueue<Q> {
+impl<Q: Queue> FaultyQueue<Q> {
     pub(crate) fn new(inner: Q, seed: u64, rates: Rates) -> Self {
         Self { inner, dice: Dice::new(seed), rates, frozen: watch::Sender::new(false) }
     }
