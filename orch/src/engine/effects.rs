@@ -171,7 +171,7 @@ pub(super) async fn hint(core: &Arc<Core>, hints: &[Item]) {
     if hints.is_empty() {
         return;
     }
-    core.set_backlog(true);
+    core.backlog.grow();
     let late = || Error::unavailable("the queue does not answer");
     let pushed = tokio::time::timeout(PUSH, core.queue.push(hints)).await;
     if let Err(error) = pushed.unwrap_or_else(|_| Err(late())) {

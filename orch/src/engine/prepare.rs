@@ -238,7 +238,7 @@ impl Draft<'_> {
         &mut self,
         runnable: Vec<(StepRef, Option<Timestamp>)>,
     ) -> Result<Vec<(StepRef, Option<Timestamp>)>> {
-        if self.places.is_empty() || self.core.has_backlog() || self.core.closing.is_cancelled() {
+        if self.places.is_empty() || self.core.backlog.is_there() || self.core.closing.is_cancelled() {
             return Ok(runnable);
         }
         let mut rest = Vec::new();

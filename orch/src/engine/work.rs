@@ -42,10 +42,11 @@ pub(super) async fn claim_loop(core: Arc<Core>) {
             () = core.closing.cancelled() => return,
         };
         let wanted = places.len();
+        let look = core.backlog.look();
         match core.queue.claim(&claim(&core, wanted)).await {
             Ok(claimed) => {
                 failures = 0;
-                core.set_backlog(claimed.deliveries.len() == wanted);
+                core.backlog.seen(look, claimed.deliveries.len() < wanted);
                 if claimed.deliveries.is_empty() {
                     drop(places);
                     wait_for_hints(&core, claimed.next_at).await;

@@ -143,6 +143,7 @@ async fn everything_at_once(seed: u64) -> u32 {
         dropped: 8,
         twice: 15,
         reordered: 20,
+        ..Rates::default()
     };
     let mut processes = Vec::new();
     let mut stores = Vec::new();
@@ -269,4 +270,23 @@ async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_ru
     assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
     let state = check(&orchestrator, run).await;
     assert_eq!(step(&state, "b").attempt, 2, "its first attempt had started and was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r3_a_successor_does_not_overtake_a_hint_that_came_while_a_claim_was_on_its_way() {
+    let queue = FaultyQueue::new(MemoryQueue::new(), 1, Rates { answers_after: 50, ..Rates::default() });
+    let witness = Witness::default();
+    let settings = Settings { slots: 2, ..patient() };
+    let orchestrator = witness.watch(builder()).settings(settings).queue(Arc::new(queue)).start().unwrap();
+    let chain =
+        "  - { id: a, uses: fn/act, with: { millis: 70 } }\n  - { id: b, uses: fn/act, needs: [a] }\n";
+    let chain = submit(&orchestrator, dag(chain)).await;
+    while witness.running() == 0 {
+        millis(1).await;
+    }
+    millis(20).await;
+    let older = submit(&orchestrator, dag("  - { id: older, uses: fn/act }\n")).await;
+    ended(&orchestrator, chain).await;
+    ended(&orchestrator, older).await;
+    assert_eq!(witness.order(), ["a", "older", "b"]);
 }

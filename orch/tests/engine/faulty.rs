@@ -27,6 +27,8 @@ pub(crate) struct Rates {
     pub(crate) twice: u64,
     /// Deliveries come in another order.
     pub(crate) reordered: u64,
+    /// Answers to claims are on their way for so many milliseconds.
+    pub(crate) answers_after: u64,
 }
 
 /// The dice, the same for the same seed, and what they have done.
@@ -288,6 +290,7 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
         if self.dice.falls("reordered", self.rates.reordered) {
             claimed.deliveries.reverse();
         }
+        tokio::time::sleep(Duration::from_millis(self.rates.answers_after)).await;
         Ok(claimed)
     }
 
