@@ -25,90 +25,168 @@ pub(super) enum Stop {
 #[derive(Debug)]
 struct Active {
     token: CancellationToken,
-    progress: ProgressSink,
+    progress: Option<ProgressSink>,
     lease_until: Timestamp,
     stop: Option<Stop>,
+    /// Nothing executes any more; the outcome is being recorded, under the same lease.
+    done: bool,
+}
+
+impl Active {
+    fn stop(&mut self, stop: Stop) {
+        if !self.done {
+            self.stop.get_or_insert(stop);
+            self.token.cancel();
+        }
+    }
 }
 
 type Attempt = (StepKey, u32);
 
-/// The attempts under way, by run.
+#[derive(Debug, Default)]
+struct Run {
+    attempts: BTreeMap<Attempt, Active>,
+    /// A renewal of its leases is under way.
+    renewing: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: BTreeMap<RunKey, Run>,
+    /// The process shuts down: what begins now is told to stop at once.
+    shutdown: bool,
+}
+
+/// What a renewal is asked for.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    pub(super) run: RunKey,
+    /// The attempts that were under way when it was asked for; it says nothing of later ones.
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) notes: Vec<ProgressNote>,
+}
+
+/// The attempts under way, by run: from the moment their start is durable until their end is.
 #[derive(Debug, Default)]
 pub(super) struct ActiveAttempts {
-    runs: Mutex<BTreeMap<RunKey, BTreeMap<Attempt, Active>>>,
+    state: Mutex<State>,
     /// Told whenever an attempt begins.
     pub(super) begun: Notify,
 }
 
 impl ActiveAttempts {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunKey, BTreeMap<Attempt, Active>>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// An attempt begins; answers whether it had not begun already: a hint may come twice.
     pub(super) fn begin(
         &self,
         key: &RunKey,
-        attempt: Attempt,
+        attempt: &Attempt,
         token: CancellationToken,
-        progress: ProgressSink,
         lease_until: Timestamp,
-    ) {
-        let active = Active { token, progress, lease_until, stop: None };
-        self.lock().entry(key.clone()).or_default().insert(attempt, active);
-        self.begun.notify_one();
-    }
-
-    /// The attempt has ended; answers why it was told to stop, if it was.
-    pub(super) fn end(&self, key: &RunKey, attempt: &Attempt) -> Option<Stop> {
-        let mut runs = self.lock();
-        let attempts = runs.get_mut(key)?;
-        let active = attempts.remove(attempt);
-        if attempts.is_empty() {
-            runs.remove(key);
+    ) -> bool {
+        let mut state = self.lock();
+        let shutdown = state.shutdown;
+        let run = state.runs.entry(key.clone()).or_default();
+        if run.attempts.contains_key(attempt) {
+            return false;
         }
-        active?.stop
+        let mut active = Active { token, progress: None, lease_until, stop: None, done: false };
+        if shutdown {
+            active.stop(Stop::Shutdown);
+        }
+        run.attempts.insert(attempt.clone(), active);
+        drop(state);
+        self.begun.notify_one();
+        true
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+    /// Where the attempt says how far it is.
+    pub(super) fn listen(&self, key: &RunKey, attempt: &Attempt, progress: ProgressSink) {
+        let mut state = self.lock();
+        let run = state.runs.get_mut(key);
+        if let Some(active) = run.and_then(|run| run.attempts.get_mut(attempt)) {
+            active.progress = Some(progress);
+        }
     }
 
-    /// Tells attempts of a run to stop: those that `which` picks.
-    pub(super) fn stop(&self, key: &RunKey, stop: Stop, which: impl Fn(&Attempt) -> bool) {
-        for (attempt, active) in self.lock().get_mut(key).into_iter().flatten() {
-            if which(attempt) {
-                active.stop.get_or_insert(stop);
-                active.token.cancel();
+    /// Nothing of the attempt executes any more; answers why it was told to stop, if it was.
+    pub(super) fn done(&self, key: &RunKey, attempt: &Attempt) -> Option<Stop> {
+        let mut state = self.lock();
+        let active = state.runs.get_mut(key)?.attempts.get_mut(attempt)?;
+        active.done = true;
+        active.stop
+    }
+
+    /// The attempt's end is durable, or nobody's business here any more.
+    pub(super) fn end(&self, key: &RunKey, attempt: &Attempt) {
+        let mut state = self.lock();
+        if let Some(run) = state.runs.get_mut(key) {
+            run.attempts.remove(attempt);
+            if run.attempts.is_empty() {
+                state.runs.remove(key);
             }
         }
     }
 
-    /// Tells every attempt to stop.
-    pub(super) fn stop_all(&self, stop: Stop) {
-        for active in self.lock().values_mut().flat_map(BTreeMap::values_mut) {
-            active.stop.get_or_insert(stop);
-            active.token.cancel();
+    pub(super) fn contains(&self, key: &RunKey, attempt: &Attempt) -> bool {
+        self.lock().runs.get(key).is_some_and(|run| run.attempts.contains_key(attempt))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().runs.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().runs.values().map(|run| run.attempts.len()).sum()
+    }
+
+    /// Tells attempts of a run to stop: those that `which` picks.
+    pub(super) fn stop(&self, key: &RunKey, stop: Stop, which: impl Fn(&Attempt) -> bool) {
+        let mut state = self.lock();
+        for (attempt, active) in state.runs.get_mut(key).into_iter().flat_map(|run| &mut run.attempts) {
+            if which(attempt) {
+                active.stop(stop);
+            }
         }
     }
 
-    /// The runs with an attempt whose lease ends before `soon`, and what those attempts say of themselves.
-    pub(super) fn to_renew(&self, soon: Timestamp) -> Vec<(RunKey, Vec<ProgressNote>)> {
-        let runs = self.lock();
-        runs.iter()
-            .filter(|(_, attempts)| attempts.values().any(|active| active.lease_until <= soon))
-            .map(|(key, attempts)| {
-                let note = |((step, attempt), active): (&Attempt, &Active)| {
-                    let note = active.progress.latest()?.to_string();
-                    Some(ProgressNote { attempt: *attempt, note, step: step.clone() })
-                };
-                (key.clone(), attempts.iter().filter_map(note).collect())
-            })
-            .collect()
+    /// Tells every attempt to stop, those yet to begin included.
+    pub(super) fn shut_down(&self) {
+        let mut state = self.lock();
+        state.shutdown = true;
+        state
+            .runs
+            .values_mut()
+            .flat_map(|run| run.attempts.values_mut())
+            .for_each(|a| a.stop(Stop::Shutdown));
     }
 
-    /// The leases of these attempts were prolonged.
+    /// The renewals that are due: of runs with an attempt whose lease ends before `soon`, unless one is under way.
+    pub(super) fn to_renew(&self, soon: Timestamp) -> Vec<Renewal> {
+        let mut state = self.lock();
+        let due = |run: &Run| !run.renewing && run.attempts.values().any(|a| a.lease_until <= soon);
+        let due = state.runs.iter_mut().filter(|(_, run)| due(run));
+        due.map(|(key, run)| {
+            run.renewing = true;
+            let note = |((step, attempt), active): (&Attempt, &Active)| {
+                let note = active.progress.as_ref()?.latest()?.to_string();
+                Some(ProgressNote { attempt: *attempt, note, step: step.clone() })
+            };
+            let notes = run.attempts.iter().filter_map(note).collect();
+            Renewal { run: key.clone(), attempts: run.attempts.keys().cloned().collect(), notes }
+        })
+        .collect()
+    }
+
+    /// A renewal is over; with `held`, these attempts are this worker's until then.
     pub(super) fn renewed(&self, key: &RunKey, held: &[Attempt], until: Timestamp) {
-        for (attempt, active) in self.lock().get_mut(key).into_iter().flatten() {
+        let mut state = self.lock();
+        let Some(run) = state.runs.get_mut(key) else { return };
+        run.renewing = false;
+        for (attempt, active) in &mut run.attempts {
             if held.contains(attempt) {
                 active.lease_until = until;
             }
@@ -117,10 +195,10 @@ impl ActiveAttempts {
 
     /// Tells attempts whose lease has ended to stop: their results could not be recorded any more.
     pub(super) fn fence(&self, now: Timestamp) {
-        for active in self.lock().values_mut().flat_map(BTreeMap::values_mut) {
+        let mut state = self.lock();
+        for active in state.runs.values_mut().flat_map(|run| run.attempts.values_mut()) {
             if active.lease_until <= now {
-                active.stop.get_or_insert(Stop::Lost);
-                active.token.cancel();
+                active.stop(Stop::Lost);
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
@@ -171,8 +170,9 @@ impl OrchestratorBuilder {
             worker: Worker { id, lease: self.settings.lease },
             inbox,
             places: Arc::new(Semaphore::new(self.settings.slots)),
-            backlog: AtomicBool::new(true),
+            backlog: Default::default(),
             active: Default::default(),
+            loaded: Default::default(),
             plans: Default::default(),
             watchers: Default::default(),
             alarm: Default::default(),

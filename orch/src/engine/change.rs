@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Outcome;
 use crate::id::{RunKey, StepKey, WorkerId};
 use crate::ledger::{ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
@@ -63,8 +63,11 @@ pub(super) enum Change {
         step: StepKey,
         attempt: u32,
     },
-    /// Look whether anything is due, and make all hints again.
-    Look,
+    /// Look whether anything is due, and make all hints again. With `due`, the store lists the run as due: what is
+    /// known of it here is then held against the store.
+    Look {
+        due: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -106,6 +109,12 @@ pub(super) enum Answer {
     NeedsSlots(Vec<Slot>),
     NeedsResult(Digest),
     NoExecutor,
+    /// The hint was stale: another attempt is current, or none.
+    Stale,
+    /// The run is held.
+    Paused,
+    /// The attempt may start then and no sooner.
+    NotBefore(Timestamp),
     /// The attempts of this worker that are still its own.
     Held(Vec<(StepKey, u32)>),
     Done,
@@ -138,35 +147,18 @@ pub(super) fn evaluate(
             Ok((operate(state, operation, reason.clone(), limits)?, Answer::Row(Box::new(state.row()))))
         }
         Change::Start { step, attempt, cleared, .. } => {
-            let at = at(step)?;
-            let held = state.get(at).is_some_and(|step| {
-                step.status == StepStatus::Running
-                    && step.attempt == *attempt
-                    && step.worker.as_ref() == Some(&worker.id)
-            });
-            if held {
-                // An append whose answer was lost had landed.
-                return Ok((Vec::new(), Answer::Started));
-            }
-            let spec = state.spec(at);
-            let Some(executor) = executor(&spec.uses) else { return Ok((Vec::new(), Answer::NoExecutor)) };
-            let (id, lease) = (worker.id.clone(), worker.lease);
-            let start = Start { at, attempt: *attempt, worker: id, executor: executor.clone(), lease };
-            let events = attempt::start(state, &start, now)?;
-            if spec.cache && !cleared.result {
-                return Ok((Vec::new(), Answer::NeedsResult(state.result_key(at, &executor)?)));
-            }
-            if !spec.concurrency.is_empty() && !cleared.slots {
-                return Ok((Vec::new(), Answer::NeedsSlots(state.slots(at, limits)?)));
-            }
-            Ok((events, Answer::Started))
+            let start = (step, *attempt, *cleared);
+            start_or_not(state, start, worker, executor, now, limits)
         }
         Change::Reuse { step, attempt, output, from } => {
             let at = at(step)?;
             if state.get(at).is_none_or(|step| step.attempt != *attempt) {
-                return Err(Error::conflict("another attempt is current"));
+                return Ok((Vec::new(), Answer::Stale));
             }
-            Ok((attempt::reuse(state, at, output.clone(), from.clone())?, Answer::Done))
+            match attempt::reuse(state, at, output.clone(), from.clone()) {
+                Err(error) if error.kind() == ErrorKind::Conflict => Ok((Vec::new(), Answer::Stale)),
+                events => Ok((events?, Answer::Done)),
+            }
         }
         Change::Finish { end, .. } => {
             let AttemptEnd { step, attempt, worker, outcome, logs } = (**end).clone();
@@ -177,8 +169,52 @@ pub(super) fn evaluate(
         Change::Release { step, attempt } => {
             Ok((vec![attempt::release(state, at(step)?, *attempt, &worker.id, now, limits)?], Answer::Done))
         }
-        Change::Look => Ok((Vec::new(), Answer::Done)),
+        Change::Look { .. } => Ok((Vec::new(), Answer::Done)),
     }
+}
+
+/// The events that start an attempt, or what keeps it from starting.
+fn start_or_not(
+    state: &RunState,
+    (step, attempt, cleared): (&StepKey, u32, Cleared),
+    worker: &Worker,
+    executor: impl FnOnce(&crate::spec::Uses) -> Option<String>,
+    now: Timestamp,
+    limits: &Limits,
+) -> Result<(Vec<Event>, Answer)> {
+    let nothing = |answer| Ok((Vec::new(), answer));
+    let Some((at, known)) = state.find(step).and_then(|at| Some((at, state.get(at)?))) else {
+        return nothing(Answer::Stale);
+    };
+    let spec = state.spec(at);
+    let free = spec.concurrency.is_empty() || cleared.slots;
+    let held = known.status == StepStatus::Running && known.worker.as_ref() == Some(&worker.id);
+    if held && known.attempt == attempt {
+        // An append whose answer was lost had landed, or the hint came twice.
+        return nothing(if free { Answer::Started } else { Answer::NeedsSlots(state.slots(at, limits)?) });
+    }
+    if known.status == StepStatus::Queued && known.attempt == attempt && state.ending.is_none() {
+        if state.paused {
+            return nothing(Answer::Paused);
+        }
+        if let Some(instant) = known.not_before.filter(|instant| *instant > now) {
+            return nothing(Answer::NotBefore(instant));
+        }
+    }
+    let Some(executor) = executor(&spec.uses) else { return nothing(Answer::NoExecutor) };
+    let (id, lease) = (worker.id.clone(), worker.lease);
+    let start = Start { at, attempt, worker: id, executor: executor.clone(), lease };
+    let events = match attempt::start(state, &start, now) {
+        Err(error) if error.kind() == ErrorKind::Conflict => return nothing(Answer::Stale),
+        events => events?,
+    };
+    if spec.cache && !cleared.result {
+        return nothing(Answer::NeedsResult(state.result_key(at, &executor)?));
+    }
+    if !free {
+        return nothing(Answer::NeedsSlots(state.slots(at, limits)?));
+    }
+    Ok((events, Answer::Started))
 }
 
 fn progress(
@@ -199,6 +235,19 @@ fn progress(
     let lease_until = now.plus(worker.lease);
     let event = AttemptProgress { lease_until, notes: notes.to_vec(), worker: worker.id.clone() };
     (vec![event.into()], Answer::Held(held))
+}
+
+impl Change {
+    /// Whether this answer, given without an append, may be owed to an old picture of the run: another process may
+    /// have written since.
+    pub(super) fn is_doubtful(&self, answer: &Result<Answer>) -> bool {
+        match (self, answer) {
+            (Self::Create(_) | Self::Look { .. } | Self::Progress { .. }, _) => false,
+            (_, Err(error)) => error.kind() != ErrorKind::Corrupt,
+            (Self::Operate { .. }, Ok(_)) => true,
+            (_, Ok(answer)) => matches!(answer, Answer::Stale | Answer::Paused | Answer::NotBefore(_)),
+        }
+    }
 }
 
 impl Answer {

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -21,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::RunKey;
 use crate::planner::RunState;
 use crate::queue::Item;
+use crate::store::{Append, EntriesRequest};
 
 /// Requests taken in at once.
 const INTAKE: usize = 4_096;
@@ -30,6 +32,8 @@ const BATCH: usize = 2_048;
 const APPENDS: usize = 2;
 /// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
 const TRIES: u32 = 8;
+/// Rests before each look at what became of an append whose answer was lost.
+const DOUBT_RESTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
 /// A run as the committer knows it.
 #[derive(Debug, Default)]
@@ -38,6 +42,8 @@ struct Slot {
     pending: Vec<Request>,
     /// Whether it stands in the queue of runs to be looked after.
     listed: bool,
+    /// Whether it was read just now: what is said of it without an append is then as good as the store's word.
+    fresh: bool,
     /// When it was last touched, by the committer's own count.
     touched: u64,
 }
@@ -99,6 +105,7 @@ impl Committer {
             }
             self.load();
             self.append();
+            core.loaded.store(self.runs.len(), Ordering::Relaxed);
         }
     }
 
@@ -153,7 +160,9 @@ impl Committer {
                     continue;
                 }
                 match self.take(&key) {
-                    Take::Ready(state, requests) => batch.extend(self.settle_or_keep(&key, state, requests)),
+                    Take::Ready { state, requests, fresh } => {
+                        batch.extend(self.settle_or_keep(&key, state, requests, fresh));
+                    }
                     Take::Away => {
                         // It is listed again when it comes back.
                         if let Some(slot) = self.runs.get_mut(&key) {
@@ -183,19 +192,29 @@ impl Committer {
             }
         };
         slot.listed = false;
-        Take::Ready(state, std::mem::take(&mut slot.pending))
+        let fresh = std::mem::take(&mut slot.fresh);
+        Take::Ready { state, requests: std::mem::take(&mut slot.pending), fresh }
     }
 
-    /// Asks the rules. What needs no append is answered at once and the state stays.
+    /// Asks the rules. What needs no append is answered at once and the state stays, unless the answer may be owed
+    /// to an old picture of the run: then the picture is brought up to date first.
     fn settle_or_keep(
         &mut self,
         key: &RunKey,
         state: Option<Box<RunState>>,
         requests: Vec<Request>,
+        fresh: bool,
     ) -> Option<Prepared> {
         let mut prepared = prepare(&self.core, key, state, requests);
         if prepared.append.is_some() {
             return Some(prepared);
+        }
+        if !fresh
+            && prepared.is_doubtful()
+            && let Some(state) = prepared.state.take()
+        {
+            self.refresh(key, *state, prepared.into_requests());
+            return None;
         }
         if prepared.broken {
             self.put_back(key, Residency::Unknown);
@@ -208,6 +227,16 @@ impl Committer {
         }
         prepared.answer();
         None
+    }
+
+    /// Reads what has been appended since, to ask the rules again.
+    fn refresh(&mut self, key: &RunKey, state: RunState, mut requests: Vec<Request>) {
+        if let Some(slot) = self.runs.get_mut(key) {
+            requests.append(&mut slot.pending);
+            slot.pending = requests;
+        }
+        let core = Arc::clone(&self.core);
+        self.under_way.push(Box::pin(async move { Done::Loaded(vec![load::refreshed(&core, state).await]) }));
     }
 
     fn put_back(&mut self, key: &RunKey, residency: Residency) {
@@ -258,6 +287,9 @@ impl Committer {
     }
 
     fn loaded(&mut self, key: &RunKey, state: Result<Option<RunState>>) {
+        if let Some(slot) = self.runs.get_mut(key) {
+            slot.fresh = state.is_ok();
+        }
         match state {
             Ok(Some(state)) => self.put_back(key, Residency::Here(Box::new(state))),
             Ok(None) => self.put_back(key, Residency::Missing),
@@ -310,11 +342,11 @@ impl Committer {
             return;
         }
         slot.residency = Residency::Away;
-        // A lost race is tried again at once, an unreachable store after a while that doubles.
-        let rest = if error.kind() == ErrorKind::Conflict {
-            Duration::ZERO
-        } else {
-            Duration::from_millis(20) * (1 << tries.min(6))
+        // A lost race is tried again at once, an unreachable store after a while; either while doubles.
+        let rest = match (error.kind(), tries) {
+            (ErrorKind::Conflict, ..=1) => Duration::ZERO,
+            (ErrorKind::Conflict, _) => Duration::from_millis(1) * (1 << tries.min(6)),
+            _ => Duration::from_millis(20) * (1 << tries.min(6)),
         };
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
@@ -325,7 +357,7 @@ impl Committer {
 }
 
 enum Take {
-    Ready(Option<Box<RunState>>, Vec<Request>),
+    Ready { state: Option<Box<RunState>>, requests: Vec<Request>, fresh: bool },
     Away,
 }
 
@@ -359,10 +391,11 @@ fn echo(error: &Error) -> Error {
 /// Appends, and hints at what became runnable. A lost hint is made again by the sweep.
 async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Result<()>)> {
     let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
-    let outcomes = match core.store.append(&appends).await {
+    let mut outcomes = match core.store.append(&appends).await {
         Ok(outcomes) => outcomes,
         Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),
     };
+    settle_doubts(core, &appends, &mut outcomes).await;
     let mut landed: Vec<(Prepared, Result<()>)> = batch.into_iter().zip(outcomes).collect();
     let hints: Vec<Item> = landed
         .iter_mut()
@@ -373,7 +406,39 @@ async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Resu
     landed
 }
 
+/// An append whose answer was lost has landed when its stream goes on with exactly its lines. Then everything follows
+/// from it that would have followed; otherwise it stays in doubt.
+async fn settle_doubts(core: &Arc<Core>, appends: &[Append], outcomes: &mut [Result<()>]) {
+    let doubtful = |outcome: &Result<()>| matches!(outcome, Err(e) if e.kind() == ErrorKind::Indeterminate);
+    let doubts: Vec<usize> =
+        (0..outcomes.len()).filter(|i| doubtful(&outcomes[*i]) && !appends[*i].lines.is_empty()).collect();
+    if doubts.is_empty() {
+        return;
+    }
+    let request = |i: &usize| {
+        let Append { tenant, stream, expected, head, .. } = &appends[*i];
+        let limit = usize::try_from(head.seq - expected.seq).unwrap_or(usize::MAX);
+        EntriesRequest { tenant: tenant.clone(), stream: *stream, after: expected.seq, limit }
+    };
+    let requests: Vec<EntriesRequest> = doubts.iter().map(request).collect();
+    for rest in DOUBT_RESTS {
+        tokio::time::sleep(rest).await;
+        let Ok(pages) = core.store.entries(&requests).await else { continue };
+        for (i, page) in doubts.iter().zip(pages) {
+            if page.lines.starts_with(&*appends[*i].lines) {
+                outcomes[*i] = Ok(());
+            }
+        }
+        return;
+    }
+}
+
 impl Prepared {
+    /// Whether anything was answered that a newer picture of the run may answer otherwise.
+    fn is_doubtful(&self) -> bool {
+        self.answers.iter().any(|(request, answer)| request.change.is_doubtful(answer))
+    }
+
     /// Tells the callers.
     fn answer(self) {
         for (request, answer) in self.answers {

@@ -1,7 +1,7 @@
 //! What all parts of the engine share.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -45,9 +45,10 @@ pub(super) struct Core {
     pub(super) actor: Arc<str>,
     pub(super) inbox: mpsc::Sender<Request>,
     pub(super) places: Arc<Semaphore>,
-    /// Whether hints may be waiting that came before what a finished step makes runnable.
-    pub(super) backlog: AtomicBool,
+    pub(super) backlog: Backlog,
     pub(super) active: ActiveAttempts,
+    /// Runs the committer keeps in memory.
+    pub(super) loaded: AtomicUsize,
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,
@@ -89,10 +90,10 @@ impl Core {
         self.inbox.send(request).await.map_err(|_| closed())
     }
 
-    /// Asks that a run be looked at.
-    pub(super) async fn look(&self, key: RunKey) -> Result<()> {
+    /// Asks that a run be looked at, with `due` because the store lists it as due.
+    pub(super) async fn look(&self, key: RunKey, due: bool) -> Result<()> {
         let actor = Arc::clone(&self.actor);
-        self.send(Request { key, actor, change: Change::Look, reply: None, tries: 0 }).await
+        self.send(Request { key, actor, change: Change::Look { due }, reply: None, tries: 0 }).await
     }
 
     /// Sleeps until `at` by the clock, or until the engine is closed.
@@ -107,13 +108,41 @@ impl Core {
     pub(super) fn plan_of(&self, document: &Payload) -> Result<SharedPlan> {
         self.plans.get(document, self.limits())
     }
+}
 
-    pub(super) fn has_backlog(&self) -> bool {
-        self.backlog.load(Ordering::Relaxed)
+/// Whether hints may be waiting that came before what a finished step makes runnable.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// Counts pushes.
+    pushed: AtomicU64,
+    /// The count when a claim that found the queue empty began; [`u64::MAX`] when the last one did not.
+    emptied: AtomicU64,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self { pushed: AtomicU64::new(0), emptied: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Backlog {
+    /// Hints are about to be pushed.
+    pub(super) fn grow(&self) {
+        self.pushed.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn set_backlog(&self, backlog: bool) {
-        self.backlog.store(backlog, Ordering::Relaxed);
+    /// A claim begins; what it finds says nothing of pushes after this.
+    pub(super) fn look(&self) -> u64 {
+        self.pushed.load(Ordering::Acquire)
+    }
+
+    /// The claim that began at `look` has found all there was, or as much as it asked for.
+    pub(super) fn seen(&self, look: u64, all: bool) {
+        self.emptied.store(if all { look } else { u64::MAX }, Ordering::Release);
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.emptied.load(Ordering::Acquire) != self.pushed.load(Ordering::Acquire)
     }
 }
 

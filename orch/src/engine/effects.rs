@@ -1,13 +1,14 @@
 //! What follows once an append is durable: attempts are launched, sub-DAGs looked after, waiters told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::active::Stop;
 use super::change::Permit;
 use super::core::Core;
 use super::{sub_dag, work};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{DagId, RunId, RunKey, StepKey};
 use crate::ledger::{ReusedFrom, StepSucceeded};
 use crate::limits::Limits;
@@ -175,13 +176,18 @@ fn tell_parent(core: &Arc<Core>, state: &RunState) {
     }
 }
 
+/// How long a queue may take to accept hints: appends wait for it, so that successors keep their order.
+const PUSH: Duration = Duration::from_secs(2);
+
 /// Pushes hints. One that cannot be pushed is made again by the sweep.
 pub(super) async fn hint(core: &Arc<Core>, hints: &[Item]) {
     if hints.is_empty() {
         return;
     }
-    core.set_backlog(true);
-    if let Err(error) = core.queue.push(hints).await {
+    core.backlog.grow();
+    let late = || Error::unavailable("the queue does not answer");
+    let pushed = tokio::time::timeout(PUSH, core.queue.push(hints)).await;
+    if let Err(error) = pushed.unwrap_or_else(|_| Err(late())) {
         tracing::warn!(%error, hints = hints.len(), "hints cannot be pushed; the sweep will make them again");
     }
 }

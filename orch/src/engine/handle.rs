@@ -1,10 +1,10 @@
 //! What a program holds in its hand: publish, submit, ask, steer, wait, shut down.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use super::active::Stop;
 use super::builder::OrchestratorBuilder;
 use super::change::{Answer, Change};
 use super::core::Core;
@@ -56,6 +56,19 @@ impl Identity {
         }
         Ok(())
     }
+}
+
+/// How busy a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Runs kept in memory: unfinished ones it had to do with lately.
+    pub loaded_runs: usize,
+    /// Runs that somebody waits for or follows.
+    pub watched_runs: usize,
+    /// Attempts that execute here or whose end is being recorded.
+    pub active_attempts: usize,
+    /// Attempts that could execute besides.
+    pub free_slots: usize,
 }
 
 /// A running orchestrator. Cheap to clone; all clones are the same engine.
@@ -134,7 +147,7 @@ impl Orchestrator {
     /// # Errors
     /// `Invalid` for inputs that do not satisfy the DAG's schema (all problems at once), `NotFound` or `Refused` for
     /// an unknown or disabled DAG, `Unsupported` for a step that nothing here can execute, `Unavailable`,
-    /// `Indeterminate` (submit again with the same token: it is one run).
+    /// `LimitExceeded` for inputs too large for the ledger, `Indeterminate` (submit again with the same token: it is one run).
     pub async fn submit(&self, who: &Identity, submit: Submit) -> Result<Submitted> {
         who.check()?;
         submit::submit(&self.core, who, submit).await
@@ -318,6 +331,17 @@ impl Orchestrator {
         &self.core.settings
     }
 
+    /// How busy this process is at the moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            loaded_runs: self.core.loaded.load(Ordering::Relaxed),
+            watched_runs: self.core.watchers.len(),
+            active_attempts: self.core.active.len(),
+            free_slots: self.core.places.available_permits(),
+        }
+    }
+
     /// Shuts down: claims nothing more, lets attempts end for as long as [`Settings::drain`](super::Settings::drain)
     /// says, gives the others back so that another process may start them at once, and answers when all of it is
     /// durable. Runs that have not ended go on wherever an orchestrator uses the same store, or at the next start.
@@ -325,10 +349,8 @@ impl Orchestrator {
         self.core.closing.cancel();
         let deadline = self.core.now().plus(self.core.settings.drain);
         self.until_idle(deadline).await;
-        if !self.core.active.is_empty() {
-            self.core.active.stop_all(Stop::Shutdown);
-            self.until_idle(self.core.now().plus(self.core.settings.grace * 2)).await;
-        }
+        self.core.active.shut_down();
+        self.until_idle(self.core.now().plus(self.core.settings.grace * 2)).await;
         self.core.closed.cancel();
         self.core.tasks.close();
         self.core.tasks.wait().await;

@@ -21,8 +21,18 @@ struct Folding {
 
 /// The states of many runs; nothing for a run that does not exist.
 pub(super) async fn states(core: &Arc<Core>, keys: Vec<RunKey>) -> Vec<(RunKey, Result<Option<RunState>>)> {
-    let mut runs: Vec<Folding> =
-        keys.into_iter().map(|key| Folding { key, state: None, result: None }).collect();
+    fold(core, keys.into_iter().map(|key| Folding { key, state: None, result: None }).collect()).await
+}
+
+/// The same state with what has been appended since.
+pub(super) async fn refreshed(core: &Arc<Core>, state: RunState) -> (RunKey, Result<Option<RunState>>) {
+    let key = state.key.clone();
+    let run = Folding { key: key.clone(), state: Some(state), result: None };
+    let missing = || (key, Err(Error::internal("every run asked for is answered")));
+    fold(core, vec![run]).await.pop().unwrap_or_else(missing)
+}
+
+async fn fold(core: &Arc<Core>, mut runs: Vec<Folding>) -> Vec<(RunKey, Result<Option<RunState>>)> {
     loop {
         let open: Vec<usize> = (0..runs.len()).filter(|i| runs[*i].result.is_none()).collect();
         if open.is_empty() {

@@ -28,7 +28,7 @@ mod work;
 pub use builder::OrchestratorBuilder;
 pub use core::SecretSource;
 pub use dags::{DagVersion, PublishedDag, VERSIONS_MAX, VersionPlan};
-pub use handle::{Identity, Orchestrator};
+pub use handle::{Identity, Orchestrator, Stats};
 pub use settings::{Roles, Settings};
 pub use submit::{DagRef, Submit, Submitted};
 pub use watch::RunEvents;

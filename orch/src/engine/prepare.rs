@@ -6,9 +6,9 @@ use super::change::{Answer, Change, Permit, Request, evaluate};
 use super::core::Core;
 use super::effects::{Effects, Launch, SubRun};
 use crate::error::{Error, Result};
-use crate::id::RunKey;
-use crate::ledger::{Chain, Event, Head, Stream};
-use crate::planner::{HINT_CHECK, RunState, StepRef, advance};
+use crate::id::{RunId, RunKey};
+use crate::ledger::{Chain, Event, Head, StepFailed, StepParked, Stream};
+use crate::planner::{RunState, StepRef, advance};
 use crate::store::Append;
 use crate::time::Timestamp;
 
@@ -39,6 +39,8 @@ struct Draft<'a> {
     places: Vec<Permit>,
     now: Timestamp,
     looked_at: bool,
+    /// The store lists the run as due.
+    due: bool,
 }
 
 /// Asks the rules for everything that is asked of a run, in order.
@@ -51,8 +53,17 @@ pub(super) fn prepare(
     let expected = state.as_ref().map_or(Head::EMPTY, |state| state.head);
     let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected);
     let (effects, now) = (Effects::default(), core.now());
-    let mut draft =
-        Draft { core, state, chain, expected, effects, places: Vec::new(), now, looked_at: false };
+    let mut draft = Draft {
+        core,
+        state,
+        chain,
+        expected,
+        effects,
+        places: Vec::new(),
+        now,
+        looked_at: false,
+        due: false,
+    };
     let mut answers = Vec::with_capacity(requests.len());
     let mut broken = None;
     for request in requests {
@@ -154,7 +165,10 @@ impl Draft<'_> {
                 self.launch(step.clone(), Arc::clone(permit))?
             }
             (Change::Finish { permit: Some(permit), .. }, _) => self.places.push(Arc::clone(permit)),
-            (Change::Look, _) => self.looked_at = true,
+            (Change::Look { due }, _) => {
+                self.looked_at = true;
+                self.due |= *due;
+            }
             (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => {
                 self.looked_at = true
             }
@@ -173,6 +187,7 @@ impl Draft<'_> {
     /// Decides what follows, and starts at once what may be started at once.
     fn follow_up(&mut self) -> Result<()> {
         let Some(state) = self.state.as_deref_mut() else { return Ok(()) };
+        let sub_runs: Vec<(StepRef, u32, RunId)> = state.sub_runs().collect();
         let events = advance(state, self.now, ORCH, self.core.limits())?;
         for event in &events {
             self.chain.push(ORCH, self.now, event)?;
@@ -190,17 +205,21 @@ impl Draft<'_> {
                     let at = state.find(&started.step).ok_or_else(defect)?;
                     self.effects.sub_runs.extend(SubRun::of(state, at, self.core.limits()));
                 }
-                Event::StepFailed(failed) => {
-                    let at = state.find(&failed.step).ok_or_else(defect)?;
-                    // A sub-DAG out of time: its run is to stop too.
-                    self.effects.orphans.extend(state.get(at).and_then(|step| step.child_run));
+                // A sub-DAG out of time: its run is to stop too.
+                Event::StepFailed(StepFailed { step, attempt, .. })
+                | Event::StepParked(StepParked { step, attempt, .. }) => {
+                    let at = state.find(step).ok_or_else(defect)?;
+                    let gone = sub_runs.iter().filter(|(run_of, of, _)| (*run_of, of) == (at, attempt));
+                    self.effects.orphans.extend(gone.map(|(.., run)| *run));
                 }
                 _ => {}
             }
         }
         let rest = self.claim_ahead(runnable)?;
         let state = self.state.as_deref().ok_or_else(defect)?;
-        self.effects.hints = if self.looked_at {
+        self.effects.hints = if self.looked_at && (state.paused || state.ending.is_some()) {
+            Vec::new()
+        } else if self.looked_at {
             state.queued().filter(|at| state.is_task(*at)).map(|at| hint(state, at, None, self.now)).collect()
         } else {
             rest.into_iter().map(|(at, not_before)| hint(state, at, not_before, self.now)).collect()
@@ -219,7 +238,7 @@ impl Draft<'_> {
         &mut self,
         runnable: Vec<(StepRef, Option<Timestamp>)>,
     ) -> Result<Vec<(StepRef, Option<Timestamp>)>> {
-        if self.places.is_empty() || self.core.has_backlog() || self.core.closing.is_cancelled() {
+        if self.places.is_empty() || self.core.backlog.is_there() || self.core.closing.is_cancelled() {
             return Ok(runnable);
         }
         let mut rest = Vec::new();
@@ -258,26 +277,37 @@ impl Draft<'_> {
     }
 
     fn finish(self, key: &RunKey, answers: Vec<(Request, Result<Answer>)>, broken: bool) -> Prepared {
-        let Self { mut state, chain, expected, mut effects, now, looked_at, .. } = self;
+        let Self { core, mut state, chain, expected, mut effects, now, due, .. } = self;
         let key = key.clone();
-        if broken {
-            return Prepared { key, state: None, answers, append: None, effects: Effects::default(), broken };
-        }
         let head = chain.head();
-        let changed = head != expected;
+        let lines = if broken { None } else { chain.finish().ok().map(|(lines, _)| lines) };
+        let Some(lines) = lines else {
+            let refused =
+                |(request, answer): (Request, Result<Answer>)| (request, answer.and_then(|_| Err(defect())));
+            let answers = answers.into_iter().map(refused).collect();
+            return Prepared {
+                key,
+                state: None,
+                answers,
+                append: None,
+                effects: Effects::default(),
+                broken: true,
+            };
+        };
         let append = state.as_deref_mut().and_then(|state| {
             state.head = head;
             let mut row = state.row();
-            if !changed {
-                // Looked at and nothing to say: the row alone moves on, so that the sweep does not come back at once.
-                let due = looked_at && row.wake_at.is_some_and(|at| at <= now);
-                row.wake_at = row.wake_at.map(|at| at.max(now.plus(HINT_CHECK)));
-                if !due {
-                    return None;
-                }
+            // A row that is due moves on even when there is nothing to say: the sweep does not come back at once,
+            // and the store confirms that nothing was said elsewhere.
+            row.wake_at = state.wake_after(now);
+            if core.closing.is_cancelled() && !state.paused && state.queued().next().is_some() {
+                // This process starts nothing more: the others need not wait until the run seems forgotten.
+                row.wake_at = Some(now);
+            }
+            if head == expected && !due {
+                return None;
             }
             effects.wake_at = row.wake_at;
-            let (lines, _) = chain.finish().ok()?;
             Some(Append {
                 tenant: key.tenant.clone(),
                 stream: Stream::Run(key.run),
@@ -288,7 +318,7 @@ impl Draft<'_> {
             })
         });
         effects.stop = state.as_deref().is_some_and(|state| state.ending.is_some());
-        Prepared { key, state, answers, append, effects, broken }
+        Prepared { key, state, answers, append, effects, broken: false }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::change::{Answer, AttemptEnd, Change, Create};
 use super::core::Core;
 use super::effects::SubRun;
-use super::{dags, load, submit};
+use super::{dags, load, submit, work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Failure, Outcome};
 use crate::id::{RunId, RunKey, StepKey, TenantId};
@@ -51,8 +51,14 @@ async fn look(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Result<Opti
             Ok(None)
         }
         Some(_) => Ok(None),
-        None if sub_run.cancel => Ok(Some(Outcome::Cancelled)),
-        None => submit_child(core, child, sub_run).await.map(|()| None),
+        None => {
+            submit_child(core, child, sub_run).await?;
+            if sub_run.cancel {
+                // Created only to be cancelled: somebody else may be about to create it, and it would run for nobody.
+                cancel(core, child.tenant.clone(), child.run);
+            }
+            Ok(None)
+        }
     }
 }
 
@@ -73,7 +79,7 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
         Ok(input) => input.to_value(),
         Err(error) => return Err(Error::invalid(error.to_string())),
     };
-    let inputs = submit::check_inputs(&plan, &input)?;
+    let inputs = submit::check_inputs(&plan, &input, core.limits())?;
     let parent =
         ParentStep { attempt: sub_run.attempt, depth, run: sub_run.parent.run, step: sub_run.step.clone() };
     let created = crate::ledger::RunCreated {
@@ -130,6 +136,7 @@ pub(super) fn report(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u
 }
 
 async fn report_now(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u32, outcome: Outcome) {
+    let outcome = work::shrink(core, &parent.tenant, &step, outcome).await;
     let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None };
     let change = Change::Finish { end: Box::new(end), permit: None };
     if let Err(error) = core.request(parent.clone(), Arc::clone(&core.actor), change).await

@@ -12,6 +12,7 @@ use super::{dags, load};
 use crate::error::{Error, Result};
 use crate::id::{DagId, RunId, RunKey, StepId, StepKey};
 use crate::ledger::{ReusedFrom, RunCreated, StepStatus};
+use crate::limits::Limits;
 use crate::payload::Payload;
 use crate::planner::{Plan, RunState, SharedPlan};
 use crate::spec::{Dag, InputSchema};
@@ -155,7 +156,7 @@ async fn create(
 ) -> Result<Submitted> {
     check_texts(&submit)?;
     check_executors(core, &plan)?;
-    let inputs = check_inputs(&plan, &submit.inputs)?;
+    let inputs = check_inputs(&plan, &submit.inputs, core.limits())?;
     let inputs_hash = inputs.digest();
     let run_token = submit.run_token.unwrap_or_else(draw_token);
     let run = RunId::derive(&who.tenant, &plan.dag().id, &run_token, &inputs_hash);
@@ -236,24 +237,35 @@ fn check_executors(core: &Core, plan: &Plan) -> Result<()> {
 }
 
 /// The inputs with defaults filled in, checked against the DAG's schema.
-pub(super) fn check_inputs(plan: &Plan, inputs: &Value) -> Result<Payload> {
+pub(super) fn check_inputs(plan: &Plan, inputs: &Value, limits: &Limits) -> Result<Payload> {
     if !inputs.is_object() {
         return Err(Error::invalid("inputs must be a json object"));
     }
-    let Some(schema) = &plan.dag().inputs else { return Payload::new(inputs) };
-    match InputSchema::compile(schema)?.validate(inputs) {
-        Ok(filled) => Payload::new(&filled),
-        Err(problems) => {
-            let list: Vec<String> = problems
-                .iter()
-                .map(|problem| match problem.pointer.as_str() {
-                    "" => problem.message.clone(),
-                    pointer => format!("{pointer}: {}", problem.message),
-                })
-                .collect();
-            Err(Error::invalid("inputs do not satisfy the dag's schema").with("problems", list.join("; ")))
-        }
+    let inputs = match &plan.dag().inputs {
+        None => Payload::new(inputs)?,
+        Some(schema) => Payload::new(&fill_in(schema, inputs)?)?,
+    };
+    if inputs.len() > limits.payload_bytes {
+        return Err(Error::limit_exceeded(
+            "inputs are too large; pass a reference to an artifact or a file instead",
+        )
+        .with("bytes", inputs.len())
+        .with("limit", limits.payload_bytes));
     }
+    Ok(inputs)
+}
+
+fn fill_in(schema: &Value, inputs: &Value) -> Result<Value> {
+    InputSchema::compile(schema)?.validate(inputs).map_err(|problems| {
+        let list: Vec<String> = problems
+            .iter()
+            .map(|problem| match problem.pointer.as_str() {
+                "" => problem.message.clone(),
+                pointer => format!("{pointer}: {}", problem.message),
+            })
+            .collect();
+        Error::invalid("inputs do not satisfy the dag's schema").with("problems", list.join("; "))
+    })
 }
 
 /// A token that no other run has (UUIDv7, RFC 9562).

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -52,7 +53,7 @@ impl Alarm {
 pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
     let mut until = if rebuild { Timestamp::MAX } else { core.now() };
     let mut failures: u32 = 0;
-    while !core.closed.is_cancelled() {
+    while !core.closing.is_cancelled() {
         core.alarm.take();
         match sweep(&core, until).await {
             Ok(next) => {
@@ -67,19 +68,23 @@ pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
             }
         }
         rest(&core, failures).await;
-        until = core.now();
+        if failures == 0 {
+            until = core.now();
+        }
     }
 }
 
+/// Rests until the alarm rings, and no longer than `sweep_every` by the process's own time: the clock may jump.
 async fn rest(core: &Arc<Core>, failures: u32) {
-    let every = core.settings.sweep_every;
-    let latest = core.now().plus(every * (1 << failures.min(4)));
+    let mut latest = std::pin::pin!(tokio::time::sleep(core.settings.sweep_every * (1 << failures.min(4))));
     loop {
         // Not before a moment has passed: an instant that lies in the past is swept once, not in a tight loop.
-        let at = if failures > 0 { latest } else { core.alarm.at().min(latest) };
-        let at = at.max(core.now().plus(std::time::Duration::from_millis(1)));
+        let at = if failures > 0 { Timestamp::MAX } else { core.alarm.at() };
+        let moment = at.since(core.now()).max(Duration::from_millis(1));
         tokio::select! {
-            () = core.sleep_until(at) => return,
+            () = &mut latest => return,
+            () = tokio::time::sleep(moment) => return,
+            () = core.closing.cancelled() => return,
             () = core.alarm.earlier.notified() => {}
         }
     }
@@ -92,10 +97,11 @@ async fn sweep(core: &Arc<Core>, until: Timestamp) -> Result<Option<Timestamp>> 
         let page = core.store.due(&DueQuery { until, after: after.clone(), limit: PAGE }).await?;
         let full = page.runs.len() >= PAGE;
         after = page.runs.last().cloned().or(after);
-        for (_, key) in page.runs {
+        let now = core.now();
+        for (at, key) in page.runs {
             let mine = core.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(&key.tenant));
             if mine {
-                core.look(key).await?;
+                core.look(key, at <= now).await?;
             }
         }
         if !full {

@@ -3,7 +3,7 @@
 //! A notification is a hint to read the ledger again; another process's appends are noticed by polling.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -20,28 +20,54 @@ const POLL: Duration = Duration::from_secs(1);
 /// Entries read at once.
 const PAGE: usize = 1_000;
 
-/// Who waits for which run.
+/// Who waits for which run, and how many of them.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<HashMap<RunKey, Arc<Notify>>>);
+pub(super) struct Watchers(Mutex<HashMap<RunKey, (usize, Arc<Notify>)>>);
 
 impl Watchers {
-    fn watch(&self, key: &RunKey) -> Arc<Notify> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(map.entry(key.clone()).or_default())
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunKey, (usize, Arc<Notify>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn notify(&self, key: &RunKey) {
-        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(notify) = map.get(key) {
+        if let Some((_, notify)) = self.lock().get(key) {
             notify.notify_waiters();
         }
     }
 
-    fn leave(&self, key: &RunKey, notify: &Arc<Notify>) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The map's own reference and the leaver's: nobody else waits.
-        if Arc::strong_count(notify) <= 2 {
-            map.remove(key);
+    /// How many runs are waited for.
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// A place among those who wait; given up when dropped, also by a caller that goes away in the middle.
+#[derive(Debug)]
+struct Watch {
+    core: Arc<Core>,
+    key: RunKey,
+    notify: Arc<Notify>,
+}
+
+impl Watch {
+    fn new(core: &Arc<Core>, key: RunKey) -> Self {
+        let mut map = core.watchers.lock();
+        let (count, notify) = map.entry(key.clone()).or_default();
+        *count += 1;
+        let notify = Arc::clone(notify);
+        drop(map);
+        Self { core: Arc::clone(core), key, notify }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut map = self.core.watchers.lock();
+        if let Some((count, _)) = map.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                map.remove(&self.key);
+            }
         }
     }
 }
@@ -49,9 +75,7 @@ impl Watchers {
 /// The entries of one run, from a cursor on: first what is there, then what comes, until the run has ended.
 #[derive(Debug)]
 pub struct RunEvents {
-    core: Arc<Core>,
-    key: RunKey,
-    notify: Arc<Notify>,
+    watch: Watch,
     head: Head,
     ready: VecDeque<(Entry, String)>,
     after: u64,
@@ -61,11 +85,8 @@ pub struct RunEvents {
 
 impl RunEvents {
     pub(super) fn new(core: &Arc<Core>, key: RunKey, after: u64, follow: bool) -> Self {
-        let notify = core.watchers.watch(&key);
         Self {
-            core: Arc::clone(core),
-            key,
-            notify,
+            watch: Watch::new(core, key),
             head: Head::EMPTY,
             ready: VecDeque::new(),
             after,
@@ -84,7 +105,7 @@ impl RunEvents {
             if let Some(next) = self.ready.pop_front() {
                 return Ok(Some(next));
             }
-            let notify = Arc::clone(&self.notify);
+            let notify = Arc::clone(&self.watch.notify);
             let mut told = std::pin::pin!(notify.notified());
             // Registered before reading, so that what lands after the read is not missed.
             told.as_mut().enable();
@@ -97,7 +118,7 @@ impl RunEvents {
             tokio::select! {
                 () = told => {}
                 () = tokio::time::sleep(POLL) => {}
-                () = self.core.closed.cancelled() => return Err(closed()),
+                () = self.watch.core.closed.cancelled() => return Err(closed()),
             }
         }
     }
@@ -105,15 +126,15 @@ impl RunEvents {
     /// Reads one page; answers whether there was anything.
     async fn read(&mut self) -> Result<bool> {
         let request = EntriesRequest {
-            tenant: self.key.tenant.clone(),
-            stream: Stream::Run(self.key.run),
+            tenant: self.watch.key.tenant.clone(),
+            stream: Stream::Run(self.watch.key.run),
             after: self.head.seq,
             limit: PAGE,
         };
-        let page = self.core.store.entries(&[request]).await?.pop();
+        let page = self.watch.core.store.entries(&[request]).await?.pop();
         let page = page.ok_or_else(|| Error::internal("a store answers every request"))?;
         if page.head == Head::EMPTY {
-            return Err(Error::not_found("no such run").with("run", self.key.run));
+            return Err(Error::not_found("no such run").with("run", self.watch.key.run));
         }
         let before = self.head;
         for entry in read_chain(self.head, &page.lines) {
@@ -136,30 +157,22 @@ fn ends_run(entry: &Entry) -> bool {
     word.and_then(|word| word.parse::<RunStatus>().ok()).is_some_and(RunStatus::is_terminal)
 }
 
-impl Drop for RunEvents {
-    fn drop(&mut self) {
-        self.core.watchers.leave(&self.key, &self.notify);
-    }
-}
-
 /// The row of a run once it has ended.
 pub(super) async fn until_ended(core: &Arc<Core>, key: &RunKey) -> Result<RunRow> {
-    let notify = core.watchers.watch(key);
-    let row = loop {
-        let mut told = std::pin::pin!(notify.notified());
+    let watch = Watch::new(core, key.clone());
+    loop {
+        let mut told = std::pin::pin!(watch.notify.notified());
         told.as_mut().enable();
         match core.store.run(key).await {
-            Ok(Some(row)) if row.status.is_terminal() => break Ok(row),
+            Ok(Some(row)) if row.status.is_terminal() => return Ok(row),
             Ok(Some(_)) => {}
-            Ok(None) => break Err(Error::not_found("no such run").with("run", key.run)),
-            Err(error) => break Err(error),
+            Ok(None) => return Err(Error::not_found("no such run").with("run", key.run)),
+            Err(error) => return Err(error),
         }
         tokio::select! {
             () = told => {}
             () = tokio::time::sleep(POLL) => {}
-            () = core.closed.cancelled() => break Err(closed()),
+            () = core.closed.cancelled() => return Err(closed()),
         }
-    };
-    core.watchers.leave(key, &notify);
-    row
+    }
 }

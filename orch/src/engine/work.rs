@@ -1,12 +1,13 @@
 //! Executing attempts: claim hints, start what they name, run it, record how it ended.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::active::Stop;
+use super::active::{Renewal, Stop};
 use super::change::{Answer, AttemptEnd, Change, Cleared, Permit};
 use super::core::Core;
 use super::effects::Launch;
@@ -14,6 +15,7 @@ use super::results;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
+use crate::id::{RunKey, StepKey, TenantId};
 use crate::ledger::ArtifactRef;
 use crate::lock::{Acquire, Holder, Slot};
 use crate::payload::Payload;
@@ -40,10 +42,11 @@ pub(super) async fn claim_loop(core: Arc<Core>) {
             () = core.closing.cancelled() => return,
         };
         let wanted = places.len();
+        let look = core.backlog.look();
         match core.queue.claim(&claim(&core, wanted)).await {
             Ok(claimed) => {
                 failures = 0;
-                core.set_backlog(claimed.deliveries.len() == wanted);
+                core.backlog.seen(look, claimed.deliveries.len() < wanted);
                 if claimed.deliveries.is_empty() {
                     drop(places);
                     wait_for_hints(&core, claimed.next_at).await;
@@ -103,7 +106,8 @@ async fn wait_for_hints(core: &Arc<Core>, next_at: Option<Timestamp>) {
 
 async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Permit>) {
     let starts = deliveries.into_iter().zip(places).map(|(delivery, permit)| start(core, delivery, permit));
-    let settles: Vec<Settle> = join_all(starts).await;
+    let (settles, paused): (Vec<Settle>, Vec<Option<RunKey>>) =
+        join_all(starts).await.into_iter().map(|start| (start.settle, start.paused)).unzip();
     // A settle that does not arrive means a second delivery, which finds the attempt started.
     match core.queue.settle(&settles, core.now()).await {
         Ok(outcomes) => {
@@ -113,14 +117,34 @@ async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Perm
         }
         Err(error) => tracing::warn!(%error, "deliveries cannot be settled; they will come again"),
     }
+    // A run that was resumed meanwhile made its hints while these deliveries still stood in their way.
+    let paused: BTreeSet<RunKey> = paused.into_iter().flatten().collect();
+    for run in paused {
+        if core.look(run, false).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How a delivery ends.
+struct Claimed {
+    settle: Settle,
+    /// The run that was found held.
+    paused: Option<RunKey>,
+}
+
+impl From<Settle> for Claimed {
+    fn from(settle: Settle) -> Self {
+        Self { settle, paused: None }
+    }
 }
 
 /// Starts the attempt a hint names, seeing first to what it needs. Answers how the delivery ends.
-async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Settle {
+async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Claimed {
     let Delivery { item, token, .. } = delivery;
     let key = item.key();
     let mut cleared = Cleared::default();
-    loop {
+    let end = loop {
         let change = Change::Start {
             step: item.step.clone(),
             attempt: item.attempt,
@@ -129,60 +153,58 @@ async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Settle {
         };
         match core.request(key.clone(), Arc::clone(&core.actor), change).await {
             Ok(Answer::NeedsResult(result)) => match reuse(core, &item, result).await {
-                Ok(true) => return Settle::done(token),
+                Ok(true) => break Settle::done(token).into(),
                 Ok(false) => cleared.result = true,
-                Err(error) => return again_later(core, token, &error),
+                Err(error) => break again_later(core, token, &error),
             },
             Ok(Answer::NeedsSlots(slots)) => match acquire(core, &item, slots).await {
                 Ok(true) => cleared.slots = true,
-                Ok(false) => return Settle::release(token, core.now().plus(SLOT_RETRY)),
-                Err(error) => return again_later(core, token, &error),
+                Ok(false) => break Settle::release(token, core.now().plus(SLOT_RETRY)).into(),
+                Err(error) => break again_later(core, token, &error),
             },
             Ok(Answer::NoExecutor) => {
                 tracing::warn!(run = %key, step = %item.step, "no executor here for a step");
-                return Settle::release(token, core.now().plus(FOREIGN_RETRY));
+                break Settle::release(token, core.now().plus(FOREIGN_RETRY)).into();
             }
-            Ok(_) => return Settle::done(token),
-            Err(error) => {
-                if cleared.slots {
-                    release_slots(core, &item.tenant, holder(&item.id()));
-                }
-                return match error.kind() {
-                    // A stale hint: the ledger knows better.
-                    ErrorKind::Conflict | ErrorKind::NotFound | ErrorKind::LeaseLost => Settle::done(token),
-                    _ => again_later(core, token, &error),
-                };
+            Ok(Answer::NotBefore(instant)) => break Settle::release(token, instant).into(),
+            Ok(Answer::Paused) => break Claimed { settle: Settle::done(token), paused: Some(key.clone()) },
+            Ok(_) => break Settle::done(token).into(),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::LeaseLost) => {
+                break Settle::done(token).into();
             }
+            Err(error) => break again_later(core, token, &error),
         }
+    };
+    if cleared.slots && !core.active.contains(&key, &(item.step.clone(), item.attempt)) {
+        release_slots(core, &item.tenant, holder(core, &key, &item.step, item.attempt));
     }
+    end
 }
 
-fn again_later(core: &Core, token: crate::queue::DeliveryToken, error: &Error) -> Settle {
+fn again_later(core: &Core, token: crate::queue::DeliveryToken, error: &Error) -> Claimed {
     tracing::warn!(%error, "an attempt cannot be started now");
-    Settle::release(token, core.now().plus(Duration::from_secs(1)))
+    Settle::release(token, core.now().plus(Duration::from_secs(1))).into()
 }
 
 async fn reuse(core: &Arc<Core>, item: &crate::queue::Item, result: Digest) -> Result<bool> {
     let Some((output, from)) = results::find(core, &item.tenant, result).await? else { return Ok(false) };
     let change = Change::Reuse { step: item.step.clone(), attempt: item.attempt, output, from };
-    match core.request(item.key(), Arc::clone(&core.actor), change).await {
-        Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
-        _ => Ok(true),
-    }
+    core.request(item.key(), Arc::clone(&core.actor), change).await.map(|_| true)
 }
 
 async fn acquire(core: &Arc<Core>, item: &crate::queue::Item, slots: Vec<Slot>) -> Result<bool> {
-    let holder = Holder { tenant: item.tenant.clone(), name: holder(&item.id()) };
+    let name = holder(core, &item.key(), &item.step, item.attempt);
+    let holder = Holder { tenant: item.tenant.clone(), name };
     let acquire = Acquire { holder, slots, lease: core.worker.lease, now: core.now() };
     Ok(core.lock.acquire(&acquire).await?.is_some())
 }
 
-/// Who holds the slots of an attempt.
-fn holder(attempt_id: &str) -> String {
-    format!("attempt/{attempt_id}")
+/// Who holds the slots of an attempt: this worker, so that another one with the same hint cannot give them back.
+fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
+    format!("attempt/{}/{}/{step}/{attempt}", core.worker.id, run.run)
 }
 
-fn release_slots(core: &Arc<Core>, tenant: &crate::id::TenantId, name: String) {
+fn release_slots(core: &Arc<Core>, tenant: &TenantId, name: String) {
     let (owner, holder) = (Arc::clone(core), Holder { tenant: tenant.clone(), name });
     core.tasks.spawn(async move {
         if let Err(error) = owner.lock.release(&[holder]).await {
@@ -191,44 +213,53 @@ fn release_slots(core: &Arc<Core>, tenant: &crate::id::TenantId, name: String) {
     });
 }
 
-/// Executes a started attempt in a task of its own.
+/// Executes a started attempt in a task of its own, unless it executes here already. It counts as under way before
+/// this returns: what is asked of it from here on reaches it.
 pub(super) fn launch(core: &Arc<Core>, launch: Launch) {
-    let core_of_task = Arc::clone(core);
-    core.tasks.spawn(async move { attempt(&core_of_task, launch).await });
+    let (token, id) = (CancellationToken::new(), (launch.step.clone(), launch.attempt));
+    if core.active.begin(&launch.run, &id, token.clone(), launch.lease_until) {
+        let owner = Arc::clone(core);
+        core.tasks.spawn(async move { attempt(&owner, launch, token).await });
+    }
 }
 
-async fn attempt(core: &Arc<Core>, mut launch: Launch) {
+async fn attempt(core: &Arc<Core>, mut launch: Launch, token: CancellationToken) {
     let id = (launch.step.clone(), launch.attempt);
-    let context = match context(core, &launch) {
-        Ok(context) => context,
-        Err(failure) => return record(core, &launch, Outcome::Failed(failure), None, None).await,
+    let (outcome, logs) = match context(core, &launch, token) {
+        Ok(context) => {
+            core.active.listen(&launch.run, &id, context.progress.clone());
+            execute(core, &mut launch, context).await
+        }
+        Err(failure) => (failure.into(), None),
     };
-    core.active.begin(
-        &launch.run,
-        id.clone(),
-        context.cancellation.clone(),
-        context.progress.clone(),
-        launch.lease_until,
-    );
+    let stop = core.active.done(&launch.run, &id);
+    if !launch.spec().concurrency.is_empty() {
+        let name = holder(core, &launch.run, &launch.step, launch.attempt);
+        release_slots(core, &launch.run.tenant, name);
+    }
+    record(core, &launch, outcome, logs, stop).await;
+    core.active.end(&launch.run, &id);
+}
+
+/// Runs the attempt and keeps what it leaves behind.
+async fn execute(
+    core: &Arc<Core>,
+    launch: &mut Launch,
+    context: StepContext,
+) -> (Outcome, Option<ArtifactRef>) {
     let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
-    let (log, token) = (context.log.clone(), context.cancellation.clone());
+    let log = context.log.clone();
     let outcome = match (core.executors.lookup(&launch.spec().uses), input) {
-        (Some((executor, _)), Ok(input)) => supervise(core, &launch, executor, context, input, &token).await,
+        (Some((executor, _)), Ok(input)) => supervise(core, launch, executor, context, input).await,
         (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
         (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
     };
-    let outcome = shrink(core, &launch, outcome).await;
-    let logs = keep_log(core, &launch, &log).await;
-    let stop = core.active.end(&launch.run, &id);
-    if !launch.spec().concurrency.is_empty() {
-        let attempt = format!("{}/{}/{}", launch.run.run, launch.step, launch.attempt);
-        release_slots(core, &launch.run.tenant, holder(&attempt));
-    }
-    record(core, &launch, outcome, logs, stop).await;
+    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome).await;
+    (outcome, keep_log(core, launch, &log).await)
 }
 
 /// Builds what the attempt is told, or says why it cannot be.
-fn context(core: &Arc<Core>, launch: &Launch) -> Result<StepContext, Failure> {
+fn context(core: &Arc<Core>, launch: &Launch, token: CancellationToken) -> Result<StepContext, Failure> {
     let mut secrets = std::collections::BTreeMap::new();
     for name in &launch.spec().secrets {
         let secret = (core.secrets)(&launch.run.tenant, name)
@@ -253,7 +284,7 @@ fn context(core: &Arc<Core>, launch: &Launch) -> Result<StepContext, Failure> {
         idempotency_key: key.to_string(),
         traceparent: launch.traceparent.clone(),
         deadline: [launch.deadline, wall].into_iter().flatten().min(),
-        cancellation: CancellationToken::new(),
+        cancellation: token,
         limits: launch.spec().limits.clone(),
         network: launch.spec().network.clone(),
         secrets: Arc::new(secrets),
@@ -270,13 +301,12 @@ async fn supervise(
     executor: &Arc<dyn Executor>,
     context: StepContext,
     input: Payload,
-    token: &CancellationToken,
 ) -> Outcome {
-    let deadline = context.deadline;
+    let (deadline, token) = (context.deadline, context.cancellation.clone());
     let mut work = executor.execute(context, input);
     let out_of_time = async {
         match deadline {
-            Some(deadline) => core.sleep_until(deadline).await,
+            Some(deadline) => tokio::time::sleep(deadline.since(core.now())).await,
             None => std::future::pending().await,
         }
     };
@@ -299,14 +329,14 @@ async fn supervise(
 }
 
 /// An output too large for the ledger becomes an artifact, and a reference to it the output.
-async fn shrink(core: &Arc<Core>, launch: &Launch, outcome: Outcome) -> Outcome {
+pub(super) async fn shrink(core: &Arc<Core>, tenant: &TenantId, step: &StepKey, outcome: Outcome) -> Outcome {
     let output = match outcome {
         Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
         other => return other,
     };
     let bytes = output.as_str().as_bytes().to_vec();
-    let name = format!("{}.json", launch.step);
-    let kept = core.artifacts.of(&launch.run.tenant).put("application/json", Some(name), bytes).await;
+    let name = format!("{step}.json");
+    let kept = core.artifacts.of(tenant).put("application/json", Some(name), bytes).await;
     match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
         Ok(reference) => Outcome::Succeeded(reference),
         Err(error) => Failure::retryable("artifact", error.to_string()).into(),
@@ -363,6 +393,7 @@ async fn record(
 }
 
 /// Prolongs the leases of what runs here, a third of a lease at a time, and stops what is not this worker's any more.
+/// It waits for no renewal: what cannot be prolonged is stopped when its lease ends.
 pub(super) async fn renew_loop(core: Arc<Core>) {
     let tick = core.worker.lease / 3;
     while !core.closed.is_cancelled() {
@@ -373,32 +404,51 @@ pub(super) async fn renew_loop(core: Arc<Core>) {
             }
         }
         core.sleep_until(core.now().plus(tick)).await;
-        let soon = core.now().plus(core.worker.lease - tick);
-        let renewals = core.active.to_renew(soon).into_iter().map(|(key, notes)| renew(&core, key, notes));
-        join_all(renewals).await;
         core.active.fence(core.now());
+        for renewal in core.active.to_renew(core.now().plus(core.worker.lease - tick)) {
+            let owner = Arc::clone(&core);
+            core.tasks.spawn(async move { renew(&owner, renewal).await });
+        }
     }
 }
 
-async fn renew(core: &Arc<Core>, key: crate::id::RunKey, notes: Vec<crate::ledger::ProgressNote>) {
+async fn renew(core: &Arc<Core>, renewal: Renewal) {
+    let Renewal { run, attempts, notes } = renewal;
     let until = core.now().plus(core.worker.lease);
-    match core.request(key.clone(), Arc::clone(&core.actor), Change::Progress { notes }).await {
+    match core.request(run.clone(), Arc::clone(&core.actor), Change::Progress { notes }).await {
         Ok(Answer::Held(held)) => {
-            core.active.renewed(&key, &held, until);
-            core.active.stop(&key, Stop::Lost, |attempt| !held.contains(attempt));
+            core.active.renewed(&run, &held, until);
+            let lost = |attempt: &_| attempts.contains(attempt) && !held.contains(attempt);
+            core.active.stop(&run, Stop::Lost, lost);
+            give_back_strays(core, &run, &held).await;
             let holders: Vec<Holder> = held
                 .iter()
                 .map(|(step, attempt)| Holder {
-                    tenant: key.tenant.clone(),
-                    name: holder(&format!("{}/{step}/{attempt}", key.run)),
+                    tenant: run.tenant.clone(),
+                    name: holder(core, &run, step, *attempt),
                 })
                 .collect();
             if let Err(error) = core.lock.renew(&holders, until, core.now()).await {
-                tracing::warn!(run = %key, %error, "slots cannot be prolonged");
+                tracing::warn!(%run, %error, "slots cannot be prolonged");
             }
         }
-        Ok(_) => {}
-        // The fence stops the attempt when its lease ends before a renewal gets through.
-        Err(error) => tracing::warn!(run = %key, %error, "leases cannot be prolonged"),
+        answer => {
+            core.active.renewed(&run, &[], until);
+            if let Err(error) = answer {
+                // The fence stops the attempts when their lease ends before a renewal gets through.
+                tracing::warn!(%run, %error, "leases cannot be prolonged");
+            }
+        }
+    }
+}
+
+/// Attempts that are this worker's by the ledger and that it knows nothing of: their start landed and every answer
+/// was lost. Prolonging the leases of the others of their run would keep them for ever.
+async fn give_back_strays(core: &Arc<Core>, run: &RunKey, held: &[(StepKey, u32)]) {
+    for (step, attempt) in held.iter().filter(|attempt| !core.active.contains(run, attempt)) {
+        let change = Change::Release { step: step.clone(), attempt: *attempt };
+        if let Err(error) = core.request(run.clone(), Arc::clone(&core.actor), change).await {
+            tracing::debug!(%run, %step, %error, "an attempt that has ended is not given back");
+        }
     }
 }

@@ -297,6 +297,9 @@ impl Wave<'_> {
 
     fn schedule(&mut self, at: StepRef, not_before: Option<Timestamp>) {
         let Some(input) = self.input(at) else { return };
+        if let Err(error) = self.state.slots(at, self.limits) {
+            return self.fail_early(at, "expression", error.to_string());
+        }
         let input_hash = input.digest();
         let templated = self.state.plan.compiled(at.step).is_some_and(|compiled| compiled.with.is_some());
         let recorded = templated && input.len() <= self.limits.payload_bytes;

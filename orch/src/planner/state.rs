@@ -475,10 +475,25 @@ impl RunState {
         if self.ended.is_some() {
             return None;
         }
+        self.wake_since(self.last_at)
+    }
+
+    /// The same for a run that was looked at now and had nothing to say: the next check for lost hints moves on, and
+    /// so does what is over but must wait for something else; timers stay.
+    #[must_use]
+    pub fn wake_after(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.ended.is_some() {
+            return None;
+        }
+        let checked = if self.last_at.plus(HINT_CHECK) > now { self.last_at } else { now };
+        self.wake_since(checked).map(|at| if at > now { at } else { now.plus(HINT_CHECK) })
+    }
+
+    fn wake_since(&self, checked: Timestamp) -> Option<Timestamp> {
         let timer = self.index.timers.first().map(|(at, _)| *at);
         let deadline = self.deadline().filter(|_| self.ending.is_none());
         let goes_on = !self.paused && !self.index.queued.is_empty();
-        let check = (goes_on || !self.index.sub_runs.is_empty()).then(|| self.last_at.plus(HINT_CHECK));
+        let check = (goes_on || !self.index.sub_runs.is_empty()).then(|| checked.plus(HINT_CHECK));
         let delayed = self.index.delayed.first().filter(|_| !self.paused).map(|(at, _)| *at);
         [timer, deadline, check, delayed].into_iter().flatten().min()
     }

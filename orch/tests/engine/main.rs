@@ -1,4 +1,18 @@
 //! The engine as its users see it, on in-memory seams.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cache_and_slots;
+mod cancel;
+mod events;
+mod faults;
+mod faulty;
+mod gates;
 mod kit;
+mod lifecycle;
+mod processes;
+mod retry;
 mod runs;
+mod steps;
+mod sub_dags;
+mod tenants;
