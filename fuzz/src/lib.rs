@@ -32,7 +32,7 @@ pub fn spec(text: &str) {
         assert_eq!(again.document(), document);
     }
     let graph = Graph::of_dag(plan.dag());
-    to_svg(&graph, &layout(&graph));
+    assert!(to_svg(&graph, &layout(&graph)).ends_with("</svg>\n"));
 }
 
 /// Source is refused, or gives the same payload or the same error every time; alone and as a template.
@@ -48,12 +48,11 @@ pub fn expression(text: &str) {
         }
         value.iter().for_each(survives);
     }
-    let document = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let document = Payload::parse(text).map_or_else(|_| Value::from(text), |payload| payload.to_value());
     if let Ok(template) = Template::compile(&document, &limits) {
         let value = template.render(data, bounds);
         assert_eq!(value, template.render(data, bounds));
-        // A constant is data of the author's, which the spec reader checks.
-        value.iter().filter(|_| !template.is_constant()).for_each(survives);
+        value.iter().for_each(survives);
     }
 }
 
@@ -63,22 +62,15 @@ fn survives(value: &Value) {
     assert_eq!(Payload::new(&payload.to_value()).expect("a payload is one"), payload);
 }
 
-/// Lines are refused, or they are entries: one in canonical spelling encodes to the same bytes again, and chained
-/// anew, whatever they say, they fold into the state of a run or are refused.
+/// Lines are refused, or they are entries: the line an entry encodes to reads as the same entry and encodes to the
+/// same bytes, and chained anew, whatever they say, entries fold into the state of a run or are refused.
 pub fn ledger(text: &str) {
     let entries: Vec<Entry> = text.lines().filter_map(|line| Entry::read(line).ok()).collect();
     for entry in &entries {
         let line = entry.to_line().expect("an entry has a line");
-        if let Ok(again) = Entry::read(&line) {
-            assert_eq!(again.to_line().expect("an entry has a line"), line);
-        }
-    }
-    for line in text.lines() {
-        // What the canonical writer leaves as it is must be what the entry encodes to.
-        let canonical = Payload::parse(line).is_ok_and(|payload| payload.as_str() == line);
-        if let (true, Ok(entry)) = (canonical, Entry::read(line)) {
-            assert_eq!(entry.to_line().expect("an entry has a line"), line);
-        }
+        let again = Entry::read(&line).expect("the line of an entry is one");
+        assert_eq!(again.to_line().expect("an entry has a line"), line);
+        assert_eq!(again, *entry);
     }
     read_chain(Head::EMPTY, text).for_each(drop);
     let Some(first) = entries.first() else { return };
@@ -89,8 +81,8 @@ pub fn ledger(text: &str) {
     let (lines, head) = chain.finish().expect("events are text");
     if let Ok(Some(state)) = RunState::fold([&*lines], unshared_plan) {
         assert_eq!(state.head, head);
-        state.row();
-        state.outputs_hash();
+        assert_eq!(state.row().head, head);
+        assert_eq!(state.outputs_hash(), state.outputs_hash());
     }
 }
 
