@@ -163,6 +163,20 @@ fn the_deepest_configurable_nesting_fits_the_stack() {
 }
 
 #[test]
+fn places_in_json_do_not_depend_on_how_deep_they_are() {
+    // A reader that scans each level anew takes minutes here, one that reads once takes a second.
+    let text = "[".repeat(60) + &"1,".repeat(500_000) + "9007199254740993" + &"]".repeat(60);
+    assert_eq!(problems(&text), [("inexact-integer", 1, 60 + 1_000_000 + 1)]);
+}
+
+#[test]
+fn a_path_longer_than_a_report_wants_is_cut() {
+    let report = tree(&format!("{{\"{}\": [9007199254740993]}}", "é".repeat(10_000))).unwrap_err();
+    let path = &report.problems[0].path;
+    assert!(path.ends_with('…') && path.len() < 1_100, "{} bytes", path.len());
+}
+
+#[test]
 fn offsets_become_lines_and_columns_of_characters() {
     let index = LineIndex::new("aé\nß😀x\n");
     assert_eq!(index.position(0), (1, 1));
