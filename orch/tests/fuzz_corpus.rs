@@ -10,12 +10,15 @@ use std::path::Path;
 /// Runs `check` over every file of a corpus; a failing check names its file.
 fn replay(target: &str, check: fn(&str)) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the corpus is a folder")
+        .map(|file| file.expect("a folder can be listed").path())
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "no corpus in {}", folder.display());
     for file in files {
         // The fuzzer skips what is not text, and so does this.
-        if let Ok(text) = String::from_utf8(std::fs::read(&file).unwrap()) {
+        if let Ok(text) = String::from_utf8(std::fs::read(&file).expect("a file can be read")) {
             let outcome = std::panic::catch_unwind(|| check(&text));
             assert!(outcome.is_ok(), "{} does not hold", file.display());
         }
