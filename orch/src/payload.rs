@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Number, Value};
 
+use self::faithful::Faithful;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -40,7 +41,7 @@ impl Payload {
     ///
     /// # Errors
     /// `Invalid`, with the JSON pointer, for an integer beyond 2^53 (two readers would disagree on its
-    /// value) or nesting deeper than 64.
+    /// value), nesting deeper than 64, or a name reserved by the JSON library.
     pub fn new(value: &Value) -> Result<Self> {
         check(value, &mut Vec::new())?;
         Self::canonical(value)
@@ -61,7 +62,7 @@ impl Payload {
     /// # Errors
     /// As [`Payload::new`], and `Invalid` with line and column for malformed JSON.
     pub fn parse(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|cause| {
+        let Faithful(value) = serde_json::from_str(text).map_err(|cause| {
             Error::invalid("malformed json")
                 .with("line", cause.line())
                 .with("column", cause.column())
@@ -136,6 +137,27 @@ impl Payload {
     }
 }
 
+/// Whether every reader of its canonical text sees the same number.
+pub(crate) fn is_exact(number: &Number) -> bool {
+    match (number.as_u64(), number.as_i64()) {
+        (Some(n), _) => n <= INTEGER_MAX,
+        (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
+        // Canonical text spells whole floats below 10^21 without an exponent: as integers.
+        (None, None) => number
+            .as_f64()
+            .is_none_or(|n| n.fract() != 0.0 || n.abs() <= INTEGER_MAX as f64 || n.abs() >= 1e21),
+    }
+}
+
+/// Why a name that [`is_reserved`] is refused.
+pub(crate) const RESERVED: &str = "names that begin with `$serde_json::private::` are reserved";
+
+/// Whether `serde_json` gives a map with this name a meaning of its own: it takes
+/// `{"$serde_json::private::RawValue": "1"}` for `1`, which no other reader does.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.starts_with("$serde_json::private::")
+}
+
 fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
     let at = |pointer: &[String]| pointer.iter().fold(String::new(), |path, part| path + "/" + part);
     if pointer.len() > PAYLOAD_DEPTH_MAX {
@@ -143,15 +165,7 @@ fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
     }
     match value {
         Value::Number(number) => {
-            let exact = match (number.as_u64(), number.as_i64()) {
-                (Some(n), _) => n <= INTEGER_MAX,
-                (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
-                // Canonical text spells whole floats below 10^21 without an exponent: as integers.
-                (None, None) => number
-                    .as_f64()
-                    .is_none_or(|n| n.fract() != 0.0 || n.abs() <= INTEGER_MAX as f64 || n.abs() >= 1e21),
-            };
-            if !exact {
+            if !is_exact(number) {
                 return Err(Error::invalid(
                     "integer is beyond 2^53 and would not survive; write it as a string",
                 )
@@ -168,6 +182,9 @@ fn check(value: &Value, pointer: &mut Vec<String>) -> Result<()> {
         }
         Value::Object(fields) => {
             for (name, field) in fields {
+                if is_reserved(name) {
+                    return Err(Error::invalid(RESERVED).with("name", name).with("at", at(pointer)));
+                }
                 pointer.push(name.replace('~', "~0").replace('/', "~1"));
                 check(field, pointer)?;
                 pointer.pop();
@@ -214,7 +231,7 @@ impl Serialize for Payload {
 impl<'de> Deserialize<'de> for Payload {
     /// Canonicalises what it reads.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let Faithful(value) = Faithful::deserialize(deserializer)?;
         Self::new(&value).map_err(serde::de::Error::custom)
     }
 }
@@ -251,6 +268,78 @@ pub(crate) mod verbatim {
     }
 }
 
+/// JSON as it is written. `Value` reads some names as instructions, see [`is_reserved`].
+mod faithful {
+    use std::fmt;
+
+    use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+    use serde::{Deserialize, Deserializer};
+    use serde_json::{Map, Number, Value};
+
+    pub(super) struct Faithful(pub(super) Value);
+
+    impl<'de> Deserialize<'de> for Faithful {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(FaithfulVisitor)
+        }
+    }
+
+    struct FaithfulVisitor;
+
+    impl<'de> Visitor<'de> for FaithfulVisitor {
+        type Value = Faithful;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("json")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Faithful, E> {
+            Ok(Faithful(Value::Null))
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<Faithful, E> {
+            Ok(Faithful(value.into()))
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<Faithful, E> {
+            Ok(Faithful(value.into()))
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<Faithful, E> {
+            Ok(Faithful(value.into()))
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<Faithful, E> {
+            let number = Number::from_f64(value).ok_or_else(|| E::custom("number is not finite"))?;
+            Ok(Faithful(Value::Number(number)))
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<Faithful, E> {
+            Ok(Faithful(value.into()))
+        }
+
+        fn visit_string<E: Error>(self, value: String) -> Result<Faithful, E> {
+            Ok(Faithful(value.into()))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Faithful, A::Error> {
+            let mut list = Vec::new();
+            while let Some(Faithful(item)) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(Faithful(list.into()))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Faithful, A::Error> {
+            let mut map = Map::new();
+            while let Some((name, Faithful(field))) = fields.next_entry()? {
+                map.insert(name, field);
+            }
+            Ok(Faithful(map.into()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +362,17 @@ mod tests {
         assert!(Payload::parse("1e17").is_err(), "its canonical text would be an integer beyond 2^53");
         let huge = Payload::parse("1e300").unwrap();
         assert_eq!(Payload::parse(huge.as_str()).unwrap(), huge);
+    }
+
+    #[test]
+    fn a_name_that_the_json_library_gives_a_meaning_is_refused() {
+        for text in
+            [r#"[{"$serde_json::private::RawValue":"1"}]"#, r#"[{"\u0024serde_json::private::Number":"1"}]"#]
+        {
+            let error = Payload::parse(text).unwrap_err().to_string();
+            assert!(error.contains("reserved") && error.contains("at=`/0`"), "{error}");
+            assert!(serde_json::from_str::<Payload>(text).is_err());
+        }
     }
 
     #[test]

@@ -181,6 +181,7 @@ impl<'a> Machine<'a> {
                 operand.kind()
             )));
         };
+        self.spend(name.len() / BYTES_PER_FUEL)?;
         match fields.get(name) {
             Some(value) => Ok(value),
             None => {
@@ -223,7 +224,10 @@ impl<'a> Machine<'a> {
         let mut fields = BTreeMap::new();
         for (key, value) in entries {
             let key = match self.eval(key)? {
-                Val::Text(key) => key,
+                Val::Text(key) => {
+                    self.spend(key.len() / BYTES_PER_FUEL)?;
+                    key
+                }
                 other => return Err(mismatch(format!("map keys are strings, not {}", other.kind()))),
             };
             let value = self.eval(value)?;
@@ -238,10 +242,7 @@ impl<'a> Machine<'a> {
     fn fold(&mut self, fold: &'a Fold) -> Outcome<'a> {
         let elements = match self.eval(&fold.range)? {
             Val::List(list) => list,
-            Val::Map(fields) => {
-                self.spend(fields.len())?;
-                List::Made(fields.keys().into_iter().map(Val::Text).collect())
-            }
+            Val::Map(fields) => List::Made(self.keys(&fields)?.into_iter().map(Val::Text).collect()),
             other => {
                 return Err(mismatch(format!("a macro goes over a list or a map, not {}", other.kind())));
             }
@@ -378,8 +379,7 @@ impl<'a> Machine<'a> {
                 if a.len() != b.len() {
                     return Ok(false);
                 }
-                self.spend(a.len())?;
-                for key in a.keys() {
+                for key in self.keys(a)? {
                     match (a.get(&key), b.get(&key)) {
                         (Some(a), Some(b)) if self.equal(&a, &b, depth + 1)? => {}
                         _ => return Ok(false),
@@ -405,10 +405,21 @@ impl<'a> Machine<'a> {
                 }
                 Ok(Val::Bool(false))
             }
-            (Val::Text(key), Val::Map(fields)) => Ok(Val::Bool(fields.get(key).is_some())),
+            (Val::Text(key), Val::Map(fields)) => {
+                self.spend_bytes(key.len())?;
+                Ok(Val::Bool(fields.get(key).is_some()))
+            }
             (_, Val::Map(_)) => Ok(Val::Bool(false)),
             _ => Err(mismatch(format!("`in` looks into a list or a map, not into {}", haystack.kind()))),
         }
+    }
+
+    /// The keys of a map, paid for: they are sorted and looked up again, and may be long.
+    fn keys(&mut self, fields: &Fields<'a>) -> Result<Vec<Text<'a>>, EvalError> {
+        self.spend(fields.len())?;
+        let keys = fields.keys();
+        self.spend(keys.iter().map(|key| key.len() / BYTES_PER_FUEL).sum())?;
+        Ok(keys)
     }
 
     /// Pays for a walk over the whole value and says what it cost.
@@ -429,8 +440,7 @@ impl<'a> Machine<'a> {
                 }
             }
             Val::Map(fields) => {
-                self.spend(fields.len())?;
-                for key in fields.keys() {
+                for key in self.keys(fields)? {
                     weight += 1 + key.len() / BYTES_PER_FUEL;
                     weight += self.weigh(&fields.get(&key).unwrap_or(Val::Null), depth + 1)?;
                 }

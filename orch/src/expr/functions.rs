@@ -49,6 +49,10 @@ impl<'a> Machine<'a> {
             (F::Substring, [Val::Text(text), Val::Int(start), Val::Int(end)]) => {
                 self.substring(text, *start, Some(*end))
             }
+            (F::Int | F::Double, [Val::Text(text)]) => {
+                self.spend_bytes(text.len())?;
+                if function == F::Int { read_int(text) } else { read_double(text) }
+            }
             (F::Int, [value]) => to_int(value),
             (F::Double, [value]) => to_double(value),
             (F::String, [value]) => to_text(value),
@@ -151,6 +155,7 @@ impl<'a> Machine<'a> {
     }
 
     fn sort(&mut self, list: &List<'a>) -> Outcome<'a> {
+        self.pay_for_sorting(list)?;
         let mut items: Vec<_> = list.iter().collect();
         if let Some(first) = items.first() {
             for item in &items {
@@ -160,7 +165,6 @@ impl<'a> Machine<'a> {
                 }
             }
         }
-        self.pay_for_sorting(list)?;
         items.sort_by(Val::total_order);
         Ok(Val::list(items))
     }
@@ -245,7 +249,6 @@ fn to_int<'a>(value: &Val<'a>) -> Outcome<'a> {
         Val::Int(value) => Ok(Val::Int(*value)),
         Val::Double(value) if *value > -EDGE && *value < EDGE => Ok(Val::Int(value.trunc() as i64)),
         Val::Double(_) => Err(overflow("int")),
-        Val::Text(text) => text.parse().map(Val::Int).map_err(|_| unreadable("int", text)),
         other => Err(wrong_arguments(Function::Int, std::slice::from_ref(other))),
     }
 }
@@ -254,11 +257,18 @@ fn to_double<'a>(value: &Val<'a>) -> Outcome<'a> {
     match value {
         Val::Int(value) => Ok(Val::Double(*value as f64)),
         Val::Double(value) => Ok(Val::Double(*value)),
-        Val::Text(text) => match text.parse() {
-            Ok(value) => finite(value, "double"),
-            Err(_) => Err(unreadable("double", text)),
-        },
         other => Err(wrong_arguments(Function::Double, std::slice::from_ref(other))),
+    }
+}
+
+fn read_int<'a>(text: &str) -> Outcome<'a> {
+    text.parse().map(Val::Int).map_err(|_| unreadable("int", text))
+}
+
+fn read_double<'a>(text: &str) -> Outcome<'a> {
+    match text.parse() {
+        Ok(value) => finite(value, "double"),
+        Err(_) => Err(unreadable("double", text)),
     }
 }
 

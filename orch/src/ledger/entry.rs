@@ -12,6 +12,7 @@ use super::stream::{Head, Stream};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::id::TenantId;
+use crate::payload::INTEGER_MAX;
 use crate::time::Timestamp;
 
 /// The version of the entry format.
@@ -64,6 +65,12 @@ impl Entry {
             .map_err(|cause| Error::corrupt("not a ledger entry").caused_by(cause))?;
         if raw.v != ENTRY_VERSION {
             return Err(Error::corrupt("entry has a version this build does not read").with("version", raw.v));
+        }
+        // Sequence numbers begin at 1, and like all integers in the ledger they are exact in every reader.
+        if !(1..=INTEGER_MAX).contains(&raw.seq) {
+            return Err(
+                Error::corrupt("entry has a sequence number that no entry can have").with("seq", raw.seq)
+            );
         }
         Ok(Self {
             event: Event::read(&raw.type_name, raw.data.get())?,
@@ -183,7 +190,7 @@ pub fn read_chain<'a>(
             return None;
         }
         let entry = Entry::read(line).and_then(|entry| {
-            if entry.seq == head.seq + 1 && entry.prev == head.hash {
+            if Some(entry.seq) == head.seq.checked_add(1) && entry.prev == head.hash {
                 Ok(entry)
             } else {
                 Err(Error::corrupt("entry does not follow the one before")
@@ -197,4 +204,25 @@ pub fn read_chain<'a>(
             (entry, line, head)
         }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::RunStarted;
+
+    #[test]
+    fn a_sequence_number_that_no_entry_can_have_is_refused() {
+        let mut chain = Chain::new(&TenantId::new("t").unwrap(), Stream::Audit, Head::EMPTY);
+        chain.push("a", Timestamp::default(), &RunStarted {}.into()).unwrap();
+        let (lines, _) = chain.finish().unwrap();
+        let line = lines.trim_end();
+        assert_eq!(Entry::read(line).unwrap().to_line().unwrap(), line);
+        for seq in ["0", "9007199254740993", "18446744073709551615"] {
+            let line = line.replace("\"seq\":1,", &format!("\"seq\":{seq},"));
+            assert!(Entry::read(&line).unwrap_err().to_string().contains("sequence number"), "{seq}");
+        }
+        let head = Head { seq: u64::MAX, ..Head::EMPTY };
+        assert!(read_chain(head, &lines).all(|entry| entry.is_err()));
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::diagnostic::{Problem, Problems};
+use super::diagnostic::{Problem, Problems, bounded};
 use super::graph::{Graph, Order};
 use super::inputs::InputSchema;
 use super::model::{Step, Uses};
@@ -140,14 +140,15 @@ impl Checker<'_, '_> {
         match &node.data {
             Data::Text(text) => match template::expressions(text) {
                 Ok(ranges) => {
-                    let mut from = node.span.start;
+                    // Once one is spelled otherwise than it reads, the rest is not looked for: searching for
+                    // each of them would take quadratic time.
+                    let mut from = Some(node.span.start);
                     for range in ranges {
-                        let at = self.expression(node, &text[range], from, path);
-                        from = at.unwrap_or(from);
+                        from = self.expression(node, &text[range], from, path);
                     }
                 }
                 Err(open) => {
-                    let at = self.locate(node, &text[open..], node.span.start).unwrap_or(node.at());
+                    let at = self.locate(node, &text[open..], Some(node.span.start)).unwrap_or(node.at());
                     let problem = Problem::new("bad-expression", at, &*path, "`${{` is never closed by `}}`");
                     self.problems.push(problem);
                 }
@@ -174,17 +175,18 @@ impl Checker<'_, '_> {
     /// A string that is one expression as a whole.
     fn whole(&mut self, node: &Node, path: String) {
         if let Some(text) = node.text() {
-            self.expression(node, &text[template::whole(text)], node.span.start, &path);
+            self.expression(node, &text[template::whole(text)], Some(node.span.start), &path);
         }
     }
 
     /// Where `piece` of a string stands in the text, if it is spelled there as it reads.
-    fn locate(&self, node: &Node, piece: &str, from: Offset) -> Option<Offset> {
+    fn locate(&self, node: &Node, piece: &str, from: Option<Offset>) -> Option<Offset> {
+        let from = from?;
         self.context.text.get(from..node.span.end)?.find(piece).map(|at| from + at)
     }
 
     /// Checks one expression; returns where it stands, if that is known exactly.
-    fn expression(&mut self, node: &Node, source: &str, from: Offset, path: &str) -> Option<Offset> {
+    fn expression(&mut self, node: &Node, source: &str, from: Option<Offset>, path: &str) -> Option<Offset> {
         let source = source.trim();
         let place = self.locate(node, source, from);
         let at = place.unwrap_or(node.at());
@@ -197,7 +199,7 @@ impl Checker<'_, '_> {
         match self.context.expressions.check(source) {
             Ok(names) => {
                 let step = self.step;
-                let reference = |name| Reference { step, name, at, path: path.to_owned() };
+                let reference = |name| Reference { step, name, at, path: bounded(path) };
                 self.references.extend(names.into_iter().map(reference));
             }
             Err((message, offset)) => {

@@ -10,6 +10,9 @@ use crate::error::Error;
 /// The most problems one report lists; a count of the rest follows them.
 pub const PROBLEMS_MAX: usize = 100;
 
+/// Bytes of a path that a report keeps: names can be as long as the document, and there are many problems.
+const PATH_BYTES_MAX: usize = 1 << 10;
+
 /// One problem of a document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,7 +21,8 @@ pub struct Diagnostic {
     pub code: &'static str,
     /// What is wrong, for people.
     pub message: String,
-    /// Where it is within the document's data, as a JSON pointer (RFC 6901).
+    /// Where it is within the document's data, as a JSON pointer (RFC 6901); beyond 1024 bytes it is cut and ends
+    /// with `…`.
     pub path: String,
     /// The line in the text, from 1.
     pub line: usize,
@@ -86,10 +90,10 @@ impl Problem {
     pub(super) fn new(
         code: &'static str,
         at: Offset,
-        path: impl Into<String>,
+        path: impl AsRef<str>,
         message: impl Into<String>,
     ) -> Self {
-        Self { code, at, path: path.into(), message: message.into(), hint: None, first: None }
+        Self { code, at, path: bounded(path.as_ref()), message: message.into(), hint: None, first: None }
     }
 
     /// Says what to do about it.
@@ -103,6 +107,14 @@ impl Problem {
         self.first = Some(at);
         self
     }
+}
+
+/// A path as a report keeps it.
+pub(super) fn bounded(path: &str) -> String {
+    if path.len() <= PATH_BYTES_MAX {
+        return path.to_owned();
+    }
+    format!("{}…", &path[..path.floor_char_boundary(PATH_BYTES_MAX)])
 }
 
 /// Gathers problems while a document is read and checked.

@@ -165,6 +165,10 @@ impl<'p> Reader<'p> {
             let problem = self.within(&field.name, |reader| {
                 reader.problem("unknown-field", field.at, format!("unknown field `{}`", shown(&field.name)))
             });
+            if self.problems.is_full() {
+                self.report(problem);
+                continue;
+            }
             let hint = did_you_mean(&field.name, known.iter().copied())
                 .unwrap_or_else(|| format!("the fields here are {}", known.join(", ")));
             self.report(problem.hint(hint));

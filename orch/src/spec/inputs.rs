@@ -3,10 +3,14 @@
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
+use super::diagnostic::PROBLEMS_MAX;
 use crate::error::{Error, Result};
 
 /// Bytes a compiled pattern may take; the engine is linear in the text, so this also bounds its time.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the pointers to all values of a schema together: the validator keeps a copy of each.
+const POINTER_BYTES_MAX: usize = 64 << 20;
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
@@ -55,7 +59,10 @@ impl InputSchema {
             let message = format!("`$schema` is {draft}, but only 2020-12 is understood");
             problems.push(SchemaProblem { pointer: "/$schema".to_owned(), message });
         }
-        find_outside(schema, &mut String::new(), &mut problems);
+        if !find_outside(schema, &mut String::new(), &mut problems, &mut 0) {
+            let message = "the names in the schema are too long for so many values below them".to_owned();
+            problems.push(SchemaProblem { pointer: String::new(), message });
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -94,28 +101,38 @@ impl InputSchema {
     }
 }
 
-/// Finds references that lead out of the schema. The spec reader has bounded the depth.
-fn find_outside(schema: &Value, pointer: &mut String, problems: &mut Vec<SchemaProblem>) {
+/// Finds references that lead out of the schema; false when its pointers have more than [`POINTER_BYTES_MAX`]. The
+/// spec reader has bounded the depth.
+fn find_outside(
+    schema: &Value,
+    pointer: &mut String,
+    problems: &mut Vec<SchemaProblem>,
+    spent: &mut usize,
+) -> bool {
     let length = pointer.len();
-    let mut descend = |name: &str, value: &Value, problems: &mut Vec<SchemaProblem>| {
+    *spent += length;
+    let mut descend = |name: &str, value: &Value| {
         pointer.push('/');
         pointer.push_str(&super::source::escape(name));
         let reference = value.as_str().filter(|_| matches!(name, "$ref" | "$dynamicRef"));
-        if let Some(target) = reference.filter(|target| !target.starts_with('#')) {
+        let outside = reference.filter(|target| !target.starts_with('#'));
+        if let Some(target) = outside.filter(|_| problems.len() < PROBLEMS_MAX) {
             let target = super::fields::shown(target);
             let message = format!("`{target}` leads outside; a reference begins with `#`");
             problems.push(SchemaProblem { pointer: pointer.clone(), message });
         }
-        find_outside(value, pointer, problems);
+        let within = find_outside(value, pointer, problems, spent);
         pointer.truncate(length);
+        within
     };
-    match schema {
-        Value::Object(fields) => fields.iter().for_each(|(name, value)| descend(name, value, problems)),
+    let within = match schema {
+        Value::Object(fields) => fields.iter().all(|(name, value)| descend(name, value)),
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(index, value)| descend(&index.to_string(), value, problems));
+            items.iter().enumerate().all(|(index, value)| descend(&index.to_string(), value))
         }
-        _ => {}
-    }
+        _ => true,
+    };
+    within && *spent <= POINTER_BYTES_MAX
 }
 
 /// Fills in `default` of absent properties. Only `properties` are followed, never combinators: which of
@@ -191,6 +208,17 @@ mod tests {
         ] {
             assert!(InputSchema::compile(&schema).is_err(), "{schema}");
         }
+    }
+
+    #[test]
+    fn a_schema_whose_pointers_would_fill_the_memory_is_refused() {
+        let many = vec![json!({"type": "string"}); 1_000];
+        let schema = |length: usize| {
+            let properties = serde_json::Map::from_iter([("x".repeat(length), json!({"anyOf": many}))]);
+            InputSchema::compile(&json!({"properties": properties}))
+        };
+        assert!(schema(100).is_ok());
+        assert!(schema(100_000).unwrap_err().to_string().contains("too long"));
     }
 
     #[test]

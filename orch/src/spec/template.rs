@@ -5,7 +5,7 @@ use std::ops::Range;
 const OPEN: &str = "${{";
 const CLOSE: &str = "}}";
 
-/// The expressions of a text, without their `${{` and `}}`, as ranges of bytes. Braces and quotes within an
+/// `$${{` stands for a literal `${{` and begins none. The expressions of a text, without their `${{` and `}}`, as ranges of bytes. Braces and quotes within an
 /// expression are minded, so that `${{ {"a": {"b": "}}"}} }}` is one.
 ///
 /// # Errors
@@ -15,6 +15,10 @@ pub(super) fn expressions(text: &str) -> Result<Vec<Range<usize>>, usize> {
     let mut from = 0;
     while let Some(open) = text[from..].find(OPEN).map(|at| from + at) {
         let start = open + OPEN.len();
+        if text[from..open].ends_with('$') {
+            from = start;
+            continue;
+        }
         let end = start + length(&text[start..]).ok_or(open)?;
         found.push(start..end);
         from = end + CLOSE.len();
@@ -87,6 +91,7 @@ mod tests {
         assert_eq!(sources(r#"${{ '\'}}' }}"#), [r#" '\'}}' "#]);
         assert_eq!(sources(r"${{ r'\' }} '"), [r" r'\' "]);
         assert_eq!(sources(r#"${{ """ " }} """ }}"#), [r#" """ " }} """ "#]);
+        assert_eq!(sources("$${{ a ${{ b }}"), [" b "]);
         assert_eq!(expressions("ab ${{ x }"), Err(3));
         assert_eq!(expressions("${{ ' }}"), Err(0));
     }

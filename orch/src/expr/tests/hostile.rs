@@ -92,6 +92,28 @@ fn fuel_ends_what_grows_without_bound() {
 }
 
 #[test]
+fn data_costs_fuel_by_its_length_even_where_it_ends_in_an_error() {
+    let long = "0".repeat(100_000);
+    let mixed: Vec<Value> = std::iter::repeat_n(json!(1), 50_000).chain([json!("x")]).collect();
+    let inputs = json!({"long": long, "mixed": mixed, "map": {&long: 1}, "same": {&long: 1}});
+    let fixture = Fixture { inputs, ..Fixture::new() };
+    let few = Bounds { fuel: 1_000, ..bounds() };
+    for source in [
+        "double(inputs.long)",
+        "int(inputs.long)",
+        "inputs.mixed.sort()",
+        "inputs.map == inputs.same",
+        "inputs.map[inputs.long]",
+        "inputs.long in inputs.map",
+        "{inputs.long: 1}.a",
+        "inputs.map.all(key, true)",
+    ] {
+        let error = compile(source).evaluate(&fixture, few).unwrap_err();
+        assert_eq!(error.code, EvalError::FUEL, "{source}");
+    }
+}
+
+#[test]
 fn a_result_is_bounded_in_bytes_and_depth() {
     let shared = format!("[1]{}", ".map(a, [a, a])".repeat(40));
     assert_eq!(evaluate(&shared).unwrap_err().code, EvalError::TOO_LARGE);

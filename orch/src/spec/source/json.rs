@@ -1,71 +1,103 @@
-//! JSON text to tree. `serde_json` reads the values; raw values borrow from the text, which gives their places.
+//! JSON text to tree. `serde_json` judges the text as a whole and reads every scalar; in between, a walk over the
+//! text that is known to be good finds the places.
 
-use std::fmt;
-
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Data, Field, LineIndex, Node, Offset, decimal};
 use crate::spec::diagnostic::Problem;
 
 /// Reads `bare`, which is `text` without its byte order mark.
 pub(super) fn read(text: &str, bare: &str, depth_max: usize) -> Result<Node, Problem> {
-    let reader = Reader { text, depth_max };
-    let root: &RawValue =
-        serde_json::from_str(bare).map_err(|error| reader.problem(text.len() - bare.len(), &error))?;
-    reader.node(root, 0)
+    let mut walk = Walk { text, at: text.len() - bare.len(), depth_max };
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(bare) {
+        return Err(walk.problem(walk.at, &error));
+    }
+    walk.node(0)
 }
 
-struct Reader<'t> {
+/// Goes once over a text whose syntax is right, so that commas and colons say nothing new.
+struct Walk<'t> {
     text: &'t str,
+    at: Offset,
     depth_max: usize,
 }
 
-impl<'t> Reader<'t> {
-    /// Where a raw value stands: it borrows from the text, so the distance of the addresses is its offset.
-    fn offset(&self, raw: &'t RawValue) -> Offset {
-        (raw.get().as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize)
+impl<'t> Walk<'t> {
+    /// The first byte of the next value, name or closing bracket.
+    fn peek(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().take_while(|byte| b" \t\r\n,:".contains(byte)).count();
+        self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Each level scans its children once more, so the cost is the length of the text times its depth.
-    fn node(&self, raw: &'t RawValue, depth: usize) -> Result<Node, Problem> {
-        let at = self.offset(raw);
-        let data = match raw.get().as_bytes().first() {
+    /// Recurses once for each level, of which there are few.
+    fn node(&mut self, depth: usize) -> Result<Node, Problem> {
+        let first = self.peek();
+        let start = self.at;
+        let data = match first {
             Some(b'[' | b'{') if depth >= self.depth_max => {
                 let message = format!("the document is nested deeper than {} levels", self.depth_max);
-                return Err(Problem::new("limit-exceeded", at, "", message).hint("flatten it"));
+                return Err(Problem::new("limit-exceeded", start, "", message).hint("flatten it"));
             }
             Some(b'[') => {
-                let Items(items) = self.decode(raw)?;
-                let nodes = items.into_iter().map(|item| self.node(item, depth + 1));
-                Data::List(nodes.collect::<Result<_, _>>()?)
+                self.at += 1;
+                let mut items = Vec::new();
+                while self.peek() != Some(b']') {
+                    items.push(self.node(depth + 1)?);
+                }
+                self.at += 1;
+                Data::List(items)
             }
             Some(b'{') => {
-                let Entries(entries) = self.decode(raw)?;
-                let fields = entries.into_iter().map(|(name, value)| {
-                    Ok(Field {
-                        name: self.decode(name)?,
-                        at: self.offset(name),
-                        node: self.node(value, depth + 1)?,
-                    })
-                });
-                Data::Map(fields.collect::<Result<_, _>>()?)
+                self.at += 1;
+                let mut fields = Vec::new();
+                while self.peek() != Some(b'}') {
+                    let at = self.at;
+                    let name = self.string()?;
+                    fields.push(Field { name, at, node: self.node(depth + 1)? });
+                }
+                self.at += 1;
+                Data::Map(fields)
             }
-            Some(b'"') => Data::Text(self.decode(raw)?),
-            Some(b't' | b'f') => Data::Bool(self.decode(raw)?),
-            Some(b'n') => Data::Null,
-            // `serde_json` settles what is a number and whether it is finite.
-            _ => {
-                let number = self.decode(raw)?;
-                Data::Number(decimal(raw.get()).unwrap_or(number))
-            }
+            Some(b'"') => Data::Text(self.string()?),
+            _ => self.word()?,
         };
-        Ok(Node { data, span: at..at + raw.get().len() })
+        Ok(Node { data, span: start..self.at })
     }
 
-    fn decode<T: Deserialize<'t>>(&self, raw: &'t RawValue) -> Result<T, Problem> {
-        serde_json::from_str(raw.get()).map_err(|error| self.problem(self.offset(raw), &error))
+    fn string(&mut self) -> Result<String, Problem> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let mut length = 1;
+        while rest.get(length).is_some_and(|byte| *byte != b'"') {
+            length += if rest[length] == b'\\' { 2 } else { 1 };
+        }
+        self.decode(length + 1).map(|(_, text)| text)
+    }
+
+    /// A number, `true`, `false` or `null`.
+    fn word(&mut self) -> Result<Data, Problem> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let length =
+            rest.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
+        Ok(match rest.first() {
+            Some(b't' | b'f') => Data::Bool(self.decode(length)?.1),
+            Some(b'n') => self.decode::<()>(length).map(|_| Data::Null)?,
+            // `serde_json` settles what is a number and whether it is finite.
+            _ => {
+                let (written, number) = self.decode(length)?;
+                Data::Number(decimal(written).unwrap_or(number))
+            }
+        })
+    }
+
+    /// Reads the next `length` bytes as one scalar.
+    fn decode<T: Deserialize<'t>>(&mut self, length: usize) -> Result<(&'t str, T), Problem> {
+        let start = self.at;
+        let piece = self.text.get(start..start + length).unwrap_or_default();
+        let value = serde_json::from_str(piece).map_err(|error| self.problem(start, &error))?;
+        self.at += length;
+        Ok((piece, value))
     }
 
     /// A problem found while reading the piece of text that begins at `from`.
@@ -76,41 +108,5 @@ impl<'t> Reader<'t> {
         let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
         Problem::new("syntax", at, "", format!("not valid JSON: {reason}"))
             .hint("a document that begins with `{` is read as JSON, any other as YAML")
-    }
-}
-
-/// The items of an array, unread.
-struct Items<'t>(Vec<&'t RawValue>);
-
-/// The entries of an object, unread, in order and with names that come twice.
-struct Entries<'t>(Vec<(&'t RawValue, &'t RawValue)>);
-
-impl<'t> Deserialize<'t> for Items<'t> {
-    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(Self)
-    }
-}
-
-impl<'t> Deserialize<'t> for Entries<'t> {
-    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-
-        impl<'t> Visitor<'t> for EntriesVisitor {
-            type Value = Entries<'t>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-
-        deserializer.deserialize_map(EntriesVisitor)
     }
 }

@@ -8,8 +8,9 @@ use std::ops::Range;
 use serde_json::{Map, Number, Value};
 
 use super::diagnostic::{Problem, Problems};
+use super::fields::shown;
 use crate::limits::Limits;
-use crate::payload::INTEGER_MAX;
+use crate::payload::{RESERVED, is_exact, is_reserved};
 
 /// A place in the text, in bytes from its beginning.
 pub(super) type Offset = usize;
@@ -178,8 +179,11 @@ fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
             for (index, field) in fields.iter_mut().enumerate() {
                 path.push('/');
                 path.push_str(&escape(&field.name));
+                if is_reserved(&field.name) {
+                    problems.push(Problem::new("reserved-name", field.at, &*path, RESERVED));
+                }
                 if let Some(first) = firsts.get(&field.name) {
-                    let message = format!("`{}` is there twice", field.name);
+                    let message = format!("`{}` is there twice", shown(&field.name));
                     problems
                         .push(Problem::new("duplicate-field", field.at, &*path, message).first_at(*first));
                     twice.push(index);
@@ -196,15 +200,6 @@ fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
             });
         }
         Data::Null | Data::Bool(_) | Data::Number(_) | Data::Text(_) => {}
-    }
-}
-
-/// Whether every reader agrees on a number: integers up to 2^53, and whatever was written as a float.
-fn is_exact(number: &Number) -> bool {
-    match (number.as_u64(), number.as_i64()) {
-        (Some(n), _) => n <= INTEGER_MAX,
-        (None, Some(n)) => n.unsigned_abs() <= INTEGER_MAX,
-        (None, None) => true,
     }
 }
 

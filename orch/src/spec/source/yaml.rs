@@ -11,8 +11,11 @@ use serde_json::Number;
 use super::{Data, Field, Node, Offset, decimal};
 use crate::spec::diagnostic::Problem;
 
-/// Nodes that anchors and aliases may copy in a document.
-const COPIED_NODES_MAX: usize = 100_000;
+/// Values that anchors and aliases may copy in a document.
+const COPIED_MAX: usize = 100_000;
+
+/// Bytes of text that count as one more value.
+const BYTES_PER_VALUE: usize = 64;
 
 /// Reads `text`, nested `depth_max` levels at most.
 pub(super) fn read(text: &str, depth_max: usize) -> Result<Node, Problem> {
@@ -72,17 +75,24 @@ struct Anchor {
 /// How large a tree is.
 #[derive(Clone, Copy)]
 struct Size {
-    nodes: usize,
+    /// Values, long texts counting as several.
+    weight: usize,
     height: usize,
 }
 
 impl Size {
-    const LEAF: Self = Self { nodes: 1, height: 0 };
+    fn leaf(text: &str) -> Self {
+        Self { weight: weight(text), height: 0 }
+    }
 
     fn add_child(&mut self, child: Self) {
-        self.nodes += child.nodes;
+        self.weight += child.weight;
         self.height = self.height.max(child.height + 1);
     }
+}
+
+fn weight(text: &str) -> usize {
+    1 + text.len() / BYTES_PER_VALUE
 }
 
 impl Builder {
@@ -100,8 +110,9 @@ impl Builder {
                 if self.awaits_name() {
                     return self.name(&text, style, span.start);
                 }
+                let size = Size::leaf(&text);
                 let data = scalar(text, style, tag.as_deref(), span.start)?;
-                self.put(Node { data, span }, anchor, Size::LEAF)
+                self.put(Node { data, span }, anchor, size)
             }
             Event::Alias(anchor) => self.alias(anchor, span),
             Event::SequenceStart(_, anchor, tag) => {
@@ -133,7 +144,8 @@ impl Builder {
         if style == ScalarStyle::Plain && matches!(text, "" | "~") {
             return Err(refused(at, "the name of the field is missing"));
         }
-        if let Some(Open { content: Content::Map { name, .. }, .. }) = self.open.last_mut() {
+        if let Some(Open { content: Content::Map { name, .. }, size, .. }) = self.open.last_mut() {
+            size.weight += weight(text) - 1;
             *name = Some((text.to_owned(), at));
         }
         Ok(())
@@ -154,7 +166,7 @@ impl Builder {
             return Err(refused(start, "tags of our own have no meaning here").hint("remove the tag"));
         }
         self.check_depth(1, start)?;
-        self.open.push(Open { start, anchor, content, size: Size { nodes: 1, height: 1 } });
+        self.open.push(Open { start, anchor, content, size: Size { weight: 1, height: 1 } });
         Ok(())
     }
 
@@ -169,7 +181,7 @@ impl Builder {
     /// Puts a finished node where it belongs.
     fn put(&mut self, node: Node, anchor: usize, size: Size) -> Result<(), Problem> {
         if anchor != 0 {
-            self.charge(size.nodes, node.at())?;
+            self.charge(size.weight, node.at())?;
             self.anchors.insert(anchor, Anchor { node: node.clone(), size });
         }
         let Some(parent) = self.open.last_mut() else {
@@ -196,18 +208,20 @@ impl Builder {
             return Err(refused(span.start, "an alias stands within what it names"));
         };
         let (data, size) = (node.data.clone(), *size);
-        self.charge(size.nodes, span.start)?;
+        self.charge(size.weight, span.start)?;
         self.check_depth(size.height, span.start)?;
         self.put(Node { data, span }, 0, size)
     }
 
     /// Bounds what anchors and aliases copy: ten lines can otherwise stand for a billion nodes.
-    fn charge(&mut self, nodes: usize, at: Offset) -> Result<(), Problem> {
-        self.copied = self.copied.saturating_add(nodes);
-        if self.copied <= COPIED_NODES_MAX {
+    fn charge(&mut self, weight: usize, at: Offset) -> Result<(), Problem> {
+        self.copied = self.copied.saturating_add(weight);
+        if self.copied <= COPIED_MAX {
             return Ok(());
         }
-        let message = format!("anchors and aliases stand for more than {COPIED_NODES_MAX} values");
+        let message = format!(
+            "anchors and aliases stand for more than {COPIED_MAX} values, {BYTES_PER_VALUE} bytes of text counting as one"
+        );
         Err(Problem::new("limit-exceeded", at, "", message).hint("use fewer aliases"))
     }
 

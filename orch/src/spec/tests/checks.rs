@@ -196,6 +196,17 @@ fn reachable(needs: &[Vec<usize>], from: usize) -> Vec<usize> {
     seen
 }
 
+#[test]
+fn many_expressions_that_are_spelled_with_escapes_are_read_in_one_go() {
+    // Looking for each of them in the text would take minutes.
+    let with = "\\u0024{{ steps.b }}".repeat(100_000);
+    let text = format!(
+        r#"{{"apiVersion":"orch/v1","kind":"Dag","id":"d","steps":[
+            {{"id":"a","uses":"http","needs":["b"],"with":"{with}"}},{{"id":"b","uses":"http"}}]}}"#
+    );
+    assert!(read(&text).is_ok());
+}
+
 proptest! {
     #[test]
     fn cycles_and_references_are_judged_as_by_walking_the_graph(
