@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::Outcome;
 use crate::id::{RunKey, StepKey, WorkerId};
-use crate::ledger::{ArtifactRef, AttemptProgress, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
+use crate::ledger::{ArtifactRef, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::lock::Slot;
 use crate::payload::Payload;
@@ -68,6 +68,8 @@ pub(super) enum Change {
     Look {
         due: bool,
     },
+    /// More is to be decided than one append may hold.
+    GoOn,
 }
 
 #[derive(Debug)]
@@ -165,11 +167,11 @@ pub(super) fn evaluate(
             let finish = Finish { at: at(&step)?, attempt, worker, outcome, logs };
             Ok((vec![attempt::finish(state, finish, now, limits)?], Answer::Done))
         }
-        Change::Progress { notes } => Ok(progress(state, notes, worker, now)),
+        Change::Progress { notes } => progress(state, notes, worker, now),
         Change::Release { step, attempt } => {
             Ok((vec![attempt::release(state, at(step)?, *attempt, &worker.id, now, limits)?], Answer::Done))
         }
-        Change::Look { .. } => Ok((Vec::new(), Answer::Done)),
+        Change::Look { .. } | Change::GoOn => Ok((Vec::new(), Answer::Done)),
     }
 }
 
@@ -222,19 +224,15 @@ fn progress(
     notes: &[ProgressNote],
     worker: &Worker,
     now: Timestamp,
-) -> (Vec<Event>, Answer) {
-    let held: Vec<(StepKey, u32)> = state
-        .running()
-        .filter_map(|at| state.get(at).map(|step| (at, step)))
-        .filter(|(_, step)| step.worker.as_ref() == Some(&worker.id))
-        .map(|(at, step)| (state.key_of(at), step.attempt))
-        .collect();
+) -> Result<(Vec<Event>, Answer)> {
+    let attempt = |at| state.get(at).map(|step| (state.key_of(at), step.attempt));
+    let held: Vec<(StepKey, u32)> = state.held_by(&worker.id).into_iter().filter_map(attempt).collect();
     if held.is_empty() || state.ended.is_some() {
-        return (Vec::new(), Answer::Held(held));
+        return Ok((Vec::new(), Answer::Held(held)));
     }
     let lease_until = now.plus(worker.lease);
-    let event = AttemptProgress { lease_until, notes: notes.to_vec(), worker: worker.id.clone() };
-    (vec![event.into()], Answer::Held(held))
+    let event = attempt::progress(state, &worker.id, lease_until, notes.to_vec())?;
+    Ok((vec![event], Answer::Held(held)))
 }
 
 impl Change {
@@ -242,7 +240,7 @@ impl Change {
     /// have written since.
     pub(super) fn is_doubtful(&self, answer: &Result<Answer>) -> bool {
         match (self, answer) {
-            (Self::Create(_) | Self::Look { .. } | Self::Progress { .. }, _) => false,
+            (Self::Create(_) | Self::Look { .. } | Self::GoOn | Self::Progress { .. }, _) => false,
             (_, Err(error)) => error.kind() != ErrorKind::Corrupt,
             (Self::Operate { .. }, Ok(_)) => true,
             (_, Ok(answer)) => matches!(answer, Answer::Stale | Answer::Paused | Answer::NotBefore(_)),

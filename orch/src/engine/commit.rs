@@ -309,6 +309,10 @@ impl Committer {
                 effects::run(&self.core, state.as_deref(), &mut prepared.effects);
                 self.core.watchers.notify(&key);
                 self.keep(&key, state);
+                if prepared.effects.more {
+                    let actor = Arc::clone(&self.core.actor);
+                    self.accept(Request { key, actor, change: Change::GoOn, reply: None, tries: 0 });
+                }
                 prepared.answer();
             }
             Err(error) => {

@@ -31,6 +31,8 @@ pub(super) struct Effects {
     pub(super) results: Vec<(Digest, StepSucceeded)>,
     /// The run is winding down: what runs is to stop.
     pub(super) stop: bool,
+    /// More is to be decided than this append could hold.
+    pub(super) more: bool,
     pub(super) wake_at: Option<Timestamp>,
 }
 

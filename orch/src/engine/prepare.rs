@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::change::{Answer, Change, Permit, Request, evaluate};
 use super::core::Core;
 use super::effects::{Effects, Launch, SubRun};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunId, RunKey};
-use crate::ledger::{Chain, Event, Head, StepFailed, StepParked, Stream};
-use crate::planner::{RunState, StepRef, advance};
+use crate::ledger::{Chain, Event, Head, ReusedFrom, StepFailed, StepParked, Stream};
+use crate::payload::Payload;
+use crate::planner::{RunState, StepRef, advance_some};
 use crate::store::Append;
 use crate::time::Timestamp;
 
@@ -35,6 +36,11 @@ struct Draft<'a> {
     chain: Chain,
     expected: Head,
     effects: Effects,
+    /// What orch has decided by itself, and whether more is to be decided than one append may hold.
+    decided: Vec<Event>,
+    more: bool,
+    /// The sub-DAGs that were running before.
+    sub_runs: Vec<(StepRef, u32, RunId)>,
     /// Places that finished attempts gave free, for what they made runnable.
     places: Vec<Permit>,
     now: Timestamp,
@@ -59,6 +65,9 @@ pub(super) fn prepare(
         chain,
         expected,
         effects,
+        decided: Vec::new(),
+        more: false,
+        sub_runs: Vec::new(),
         places: Vec::new(),
         now,
         looked_at: false,
@@ -71,7 +80,7 @@ pub(super) fn prepare(
             None => draft.ask(&request),
             Some(()) => Err(defect()),
         };
-        if answer.as_ref().is_err_and(|error| error.kind() == crate::error::ErrorKind::Corrupt) {
+        if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
             broken = Some(());
         }
         answers.push((request, answer));
@@ -114,17 +123,41 @@ impl Draft<'_> {
         let plan = Arc::clone(&create.plan);
         self.state = Some(Box::new(RunState::open(&first, self.chain.head(), |_| Ok(plan))?));
         for (step, output, from) in &create.reused {
-            let state = self.state.as_deref().ok_or_else(defect)?;
-            let at = state.find(step).ok_or_else(|| Error::not_found("no such step").with("step", step))?;
-            let events = crate::planner::attempt::reuse(state, at, output.clone(), from.clone())?;
-            self.apply(&request.actor, &events)?;
+            self.take_over(&request.actor, step, output, from)?;
         }
         let state = self.state.as_deref().ok_or_else(defect)?;
         Ok(Answer::Created { row: Box::new(state.row()), new: true })
     }
 
+    /// Takes an output over from another run. What cannot be taken over, because its turn does not come the same way
+    /// again, runs again.
+    fn take_over(
+        &mut self,
+        actor: &str,
+        step: &crate::id::StepKey,
+        output: &Payload,
+        from: &ReusedFrom,
+    ) -> Result<()> {
+        for last_try in [false, true] {
+            let state = self.state.as_deref().ok_or_else(defect)?;
+            let at = state.find(step).ok_or_else(|| Error::not_found("no such step").with("step", step))?;
+            match crate::planner::attempt::reuse(state, at, output.clone(), from.clone()) {
+                Ok(events) => return self.apply(actor, &events),
+                Err(error) if error.kind() != ErrorKind::Conflict || last_try => break,
+                // Its turn may come once what is skipped before it is skipped.
+                Err(_) => self.decide()?,
+            }
+        }
+        tracing::debug!(%step, "an earlier output cannot be taken over; the step runs again");
+        Ok(())
+    }
+
     fn change(&mut self, request: &Request) -> Result<Answer> {
         let core = self.core;
+        if matches!(request.change, Change::Operate { .. }) {
+            // What has come to pass meanwhile goes first: a verdict on an expired gate is refused, not recorded.
+            self.decide()?;
+        }
         let state = self.state.as_deref().ok_or_else(defect)?;
         let version =
             |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
@@ -184,14 +217,26 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Decides what follows, and starts at once what may be started at once.
-    fn follow_up(&mut self) -> Result<()> {
+    /// Decides what follows, as much as one append may hold.
+    fn decide(&mut self) -> Result<()> {
         let Some(state) = self.state.as_deref_mut() else { return Ok(()) };
-        let sub_runs: Vec<(StepRef, u32, RunId)> = state.sub_runs().collect();
-        let events = advance(state, self.now, ORCH, self.core.limits())?;
-        for event in &events {
-            self.chain.push(ORCH, self.now, event)?;
+        if !self.more {
+            self.sub_runs.extend(state.sub_runs());
+            let (events, more) = advance_some(state, self.now, ORCH, self.core.limits())?;
+            for event in &events {
+                self.chain.push(ORCH, self.now, event)?;
+            }
+            self.decided.extend(events);
+            self.more = more;
         }
+        Ok(())
+    }
+
+    /// Sees to what follows from what was decided, and starts at once what may be started at once.
+    fn follow_up(&mut self) -> Result<()> {
+        self.decide()?;
+        let events = std::mem::take(&mut self.decided);
+        let Some(state) = self.state.as_deref_mut() else { return Ok(()) };
         let mut runnable = Vec::new();
         for event in &events {
             match event {
@@ -209,7 +254,7 @@ impl Draft<'_> {
                 Event::StepFailed(StepFailed { step, attempt, .. })
                 | Event::StepParked(StepParked { step, attempt, .. }) => {
                     let at = state.find(step).ok_or_else(defect)?;
-                    let gone = sub_runs.iter().filter(|(run_of, of, _)| (*run_of, of) == (at, attempt));
+                    let gone = self.sub_runs.iter().filter(|(run_of, of, _)| (*run_of, of) == (at, attempt));
                     self.effects.orphans.extend(gone.map(|(.., run)| *run));
                 }
                 _ => {}
@@ -277,7 +322,7 @@ impl Draft<'_> {
     }
 
     fn finish(self, key: &RunKey, answers: Vec<(Request, Result<Answer>)>, broken: bool) -> Prepared {
-        let Self { core, mut state, chain, expected, mut effects, now, due, .. } = self;
+        let Self { core, mut state, chain, expected, mut effects, now, due, more, .. } = self;
         let key = key.clone();
         let head = chain.head();
         let lines = if broken { None } else { chain.finish().ok().map(|(lines, _)| lines) };
@@ -304,6 +349,10 @@ impl Draft<'_> {
                 // This process starts nothing more: the others need not wait until the run seems forgotten.
                 row.wake_at = Some(now);
             }
+            if more {
+                // Who decides the rest if this process does not live to: whoever sweeps next.
+                row.wake_at = Some(now);
+            }
             if head == expected && !due {
                 return None;
             }
@@ -317,6 +366,7 @@ impl Draft<'_> {
                 row: Some(row),
             })
         });
+        effects.more = more;
         effects.stop = state.as_deref().is_some_and(|state| state.ending.is_some());
         Prepared { key, state, answers, append, effects, broken: false }
     }

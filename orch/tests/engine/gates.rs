@@ -1,5 +1,6 @@
 //! Gates, signals, sleeps; holding runs.
 
+use orch::engine::{Roles, Settings};
 use orch::ledger::{RunStatus, StepStatus};
 use orch::{ErrorKind, Payload};
 use serde_json::json;
@@ -104,7 +105,7 @@ async fn nothing_starts_in_a_held_run_and_what_runs_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn holding_and_letting_go_in_quick_turns_loses_no_hint() {
-    let settings = orch::engine::Settings { slots: 2, ..quick() };
+    let settings = Settings { slots: 2, ..quick() };
     let orchestrator = builder().settings(settings).start().unwrap();
     let steps = "  - { id: each, uses: fn/sleep, forEach: { items: [1, 2, 3, 4, 5, 6, 7, 8] }, with: 10 }\n";
     let mut runs = Vec::new();
@@ -146,4 +147,18 @@ async fn a_run_that_waits_for_a_person_costs_nothing() {
     let before = (store.calls("append"), store.calls("entries"));
     millis(3_600_000).await;
     assert_eq!((store.calls("append"), store.calls("entries")), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_after_the_gate_has_expired_is_refused_and_not_recorded() {
+    // Nobody sweeps, so nothing but the verdict itself notices that the time is up.
+    let settings = Settings { roles: Roles { schedule: false, ..Roles::ALL }, ..quick() };
+    let orchestrator = builder().settings(settings).start().unwrap();
+    let run = submit(&orchestrator, dag("  - { id: g, uses: gate/approval, timeout: 5s }\n")).await;
+    until(&orchestrator, run, "g", StepStatus::Waiting).await;
+    millis(6_000).await;
+    let late = orchestrator.decide(&who(), run, key("g"), true).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Refused, "{late:?}");
+    assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Failed);
+    assert!(!types(&entries(&orchestrator, run).await).contains(&"gate.decided"));
 }

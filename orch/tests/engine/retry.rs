@@ -102,3 +102,21 @@ async fn a_rerun_executes_what_is_downstream_only() {
     let missing = orchestrator.rerun(&who(), first.run, &"nope".parse().unwrap()).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rerun_takes_over_what_ran_beside_a_skipped_step() {
+    let witness = Witness::default();
+    let orchestrator = witness.watch(builder()).start().unwrap();
+    let steps = r#"
+  - { id: a, uses: fn/act, with: { value: 1 } }
+  - { id: b, uses: fn/act, needs: [a], when: "steps.a.output == 2", with: { value: 2 } }
+  - { id: c, uses: fn/act, needs: [b], when: "steps.b.status == 'skipped'", with: { value: 3 } }
+  - { id: d, uses: fn/act, needs: [c], with: { value: "${{ steps.c.output }}" } }
+"#;
+    let first = run(&orchestrator, dag(steps)).await;
+    let rerun = orchestrator.rerun(&who(), first.run, &"d".parse().unwrap()).await.unwrap();
+    assert_eq!(ended(&orchestrator, rerun.run.run).await.status, RunStatus::Completed);
+    let state = check(&orchestrator, rerun.run.run).await;
+    assert_eq!(state.outputs()["d"].get(), &json!(3));
+    assert_eq!(["a", "c", "d"].map(|step| witness.executions(step)), [1, 1, 2]);
+}

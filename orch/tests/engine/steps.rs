@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use orch::engine::{DagRef, Settings, Submit};
 use orch::executor::{Failure, Secret, StepContext};
-use orch::ledger::{Event, RunStatus, StepStatus};
+use orch::ledger::{Event, RunStatus, StepStatus, Stream};
+use orch::store::EntriesRequest;
 use orch::{ErrorKind, Limits};
 use serde_json::{Value, json};
 
@@ -280,4 +281,31 @@ async fn r4_a_timer_is_not_put_off_by_checks_for_lost_hints() {
     assert!((65_000..66_000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     ended(&orchestrator, blocker).await;
     assert_eq!(ended(&orchestrator, waiting).await.status, RunStatus::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wide_run_is_written_in_appends_of_bounded_length_and_ends() {
+    let mut settings = quick();
+    settings.limits.append_entries = 20;
+    let orchestrator = builder().settings(settings).start().unwrap();
+    let steps = format!(
+        "  - {{ id: each, uses: fn/echo, forEach: {{ items: {:?} }}, with: \"${{{{ item }}}}\" }}\n",
+        (0..300).collect::<Vec<_>>()
+    );
+    let row = run(&orchestrator, dag(&steps)).await;
+    assert_eq!(row.status, RunStatus::Completed);
+    check(&orchestrator, row.run).await;
+    // A page of one entry holds the rest of its append.
+    let (mut after, mut longest) = (0, 0);
+    loop {
+        let stream = Stream::Run(row.run);
+        let request = EntriesRequest { tenant: who().tenant, stream, after, limit: 1 };
+        let page = orchestrator.store().entries(&[request]).await.unwrap().remove(0);
+        longest = longest.max(page.last - after);
+        after = page.last;
+        if !page.more() {
+            break;
+        }
+    }
+    assert!((20..60).contains(&longest), "{longest}");
 }
