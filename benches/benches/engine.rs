@@ -34,7 +34,9 @@ fn memory(c: &mut Criterion) {
         let runtime = runtime();
         let orchestrator = runtime.block_on(async { builder().start().expect("starts") });
         group.throughput(Throughput::Elements(load.steps as u64));
-        group.bench_function(load.name, |b| b.iter(|| runtime.block_on(drive(&orchestrator, &load.dag, load.runs))));
+        group.bench_function(load.name, |b| {
+            b.iter(|| runtime.block_on(drive(&orchestrator, &load.dag, load.runs)))
+        });
         runtime.block_on(orchestrator.shutdown());
     }
     group.finish();
@@ -52,7 +54,9 @@ fn sqlite(c: &mut Criterion) {
         let store = Arc::new(backend.store());
         let orchestrator = runtime.block_on(async { builder().store(store).start().expect("starts") });
         group.throughput(Throughput::Elements(load.steps as u64));
-        group.bench_function(load.name, |b| b.iter(|| runtime.block_on(drive(&orchestrator, &load.dag, load.runs))));
+        group.bench_function(load.name, |b| {
+            b.iter(|| runtime.block_on(drive(&orchestrator, &load.dag, load.runs)))
+        });
         runtime.block_on(async {
             orchestrator.shutdown().await;
             backend.close().await;

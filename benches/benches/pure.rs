@@ -8,7 +8,7 @@ use orch::ledger::{Chain, Entry, Event, Head, RunCreated, StepSucceeded, Stream}
 use orch::planner::attempt::{Finish, Start};
 use orch::planner::{Plan, RunState, advance, attempt};
 use orch::{Digest, Limits, Payload, RunId, Timestamp, WorkerId};
-use orch_benches::{fan_out, layered, wide, who};
+use orch_benches::{fan_out, layered, who, wide};
 
 fn limits() -> Limits {
     Limits { steps: Limits::STEPS_CEILING, ..Limits::default() }
@@ -21,7 +21,11 @@ fn plan(c: &mut Criterion) {
         let dag = layered(count, width);
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(format!("layered/{count}"), |b| {
-            b.iter_batched(|| dag.clone(), |dag| Plan::new(dag, &limits()).expect("valid"), BatchSize::LargeInput);
+            b.iter_batched(
+                || dag.clone(),
+                |dag| Plan::new(dag, &limits()).expect("valid"),
+                BatchSize::LargeInput,
+            );
         });
     }
     group.finish();

@@ -94,3 +94,8 @@ impl SqliteBackend {
 
 #[cfg(test)]
 mod tests;
+
+/// The embedding guide as doc tests. They stand here and not in `orch` because they show a durable orchestrator.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct EmbeddingGuide;

@@ -47,7 +47,20 @@ fn test() -> Result<(), String> {
     if has("nextest") {
         cargo("tests", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"], &[])?;
     } else {
-        cargo("tests", &["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"], &[])?;
+        cargo(
+            "tests",
+            &[
+                "test",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+                "--lib",
+                "--bins",
+                "--tests",
+                "--examples",
+            ],
+            &[],
+        )?;
     }
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;

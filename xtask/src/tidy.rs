@@ -77,7 +77,8 @@ fn is_id(text: &str) -> bool {
 fn invariant_tests(name: &str, text: &str, tests: &mut BTreeMap<String, BTreeSet<String>>) {
     for line in text.lines() {
         let line = line.trim_start();
-        let function = ["fn ", "async fn ", "pub async fn ", "pub fn "].iter().find_map(|head| line.strip_prefix(head));
+        let function =
+            ["fn ", "async fn ", "pub async fn ", "pub fn "].iter().find_map(|head| line.strip_prefix(head));
         let Some(function) = function.and_then(|rest| rest.split(['(', '<']).next()) else { continue };
         let Some((id, _)) = function.split_once('_') else { continue };
         let id = id.to_uppercase();
@@ -114,7 +115,11 @@ mod tests {
     #[test]
     fn an_invariant_without_a_test_and_a_test_without_an_invariant_are_both_found() {
         let mut tests = BTreeMap::new();
-        invariant_tests("a.rs", "    fn l1_holds() {\n    async fn q9_holds<T>() {\n fn other() {", &mut tests);
+        invariant_tests(
+            "a.rs",
+            "    fn l1_holds() {\n    async fn q9_holds<T>() {\n fn other() {",
+            &mut tests,
+        );
         let mut problems = Vec::new();
         invariants("### L1: kept\n### R1: once\n### About\n", &tests, &mut problems);
         assert_eq!(problems.len(), 2, "{problems:?}");

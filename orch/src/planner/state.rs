@@ -36,7 +36,7 @@ impl StepRef {
     }
 }
 
-/// The state of a run. Changed by [`RunState::apply`](super::fold) only.
+/// The state of a run. Changed by [`RunState::apply`] only.
 #[derive(Debug)]
 pub struct RunState {
     /// The run.
