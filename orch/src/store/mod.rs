@@ -40,7 +40,8 @@ pub struct Capability {
     pub append_bytes: usize,
 }
 
-/// A durable, ordered, compare-and-swapped record. See the crate's design for the invariants by id.
+/// A durable, ordered, compare-and-swapped record. The invariants are explained by id in
+/// `docs/guarantees.md`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What this store promises.
