@@ -97,10 +97,18 @@ impl SqliteBackend {
 
     /// Finishes what was asked, moves everything into the main file and closes it. Later calls answer `Closed`.
     pub async fn close(&self) {
-        self.database.readers.close().await;
+        // From here on nobody gets a connection; then the one that is kept can be given back for good.
+        let closed = self.database.readers.close();
+        self.queue.stop_watching().await;
+        closed.await;
         self.database.writer.close().await;
     }
 }
 
 #[cfg(test)]
 mod tests;
+
+/// The embedding guide as doc tests. They stand here and not in `orch` because they show a durable orchestrator.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedding.md")]
+struct EmbeddingGuide;

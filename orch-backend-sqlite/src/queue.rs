@@ -65,6 +65,11 @@ impl SqliteQueue {
         let version: i64 = version.and_then(|row| row.try_get(0)).map_err(mapped)?;
         Ok(self.shared.seen.swap(version, Ordering::Relaxed) != version)
     }
+
+    /// Gives the connection of [`SqliteQueue::changed`] back: a pool closes when all of its connections are home.
+    pub(crate) async fn stop_watching(&self) {
+        *self.shared.watcher.lock().await = None;
+    }
 }
 
 /// A delivery is named by the item's row and how often it was delivered; both only grow.

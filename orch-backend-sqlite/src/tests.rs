@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use orch::ErrorKind;
 use orch::ledger::{Chain, Event, Head, RunPaused, Stream};
+use orch::queue::Queue;
 use orch::store::{Append, EntriesRequest, Store};
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 
@@ -229,4 +230,12 @@ async fn two_backends_race_a_thousand_appends_into_one_chain() {
     assert_eq!(page.head.seq, 1_000);
     let end = orch::ledger::read_chain(Head::EMPTY, &page.lines).map(|entry| entry.unwrap().2).last();
     assert_eq!(end, Some(page.head));
+}
+
+#[tokio::test]
+async fn a_backend_whose_queue_was_waited_on_closes() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::open(SqliteConfig::new(directory.path().join("orch.db"))).await.unwrap();
+    backend.queue().wait(Duration::from_millis(300)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), backend.close()).await.expect("it closes");
 }

@@ -1,7 +1,7 @@
 //! The one suite that every backend of orch passes.
 //!
 //! A backend says how to open a fresh namespace twice, as two processes would, and adds one line per seam; every
-//! case becomes a test of its own, whose name carries the invariant it holds (`docs/architecture.md`, section 6):
+//! case becomes a test of its own, whose name carries the invariant it holds (`docs/guarantees.md`):
 //!
 //! ```
 //! use std::sync::Arc;

@@ -16,13 +16,14 @@ pub struct Limits {
     pub payload_bytes: usize,
     /// Items of one `forEach`.
     pub map_items: usize,
-    /// Bytes of all items of one `forEach` together.
+    /// Bytes of all items of one `forEach` together, and of one rendered `with`.
     pub map_bytes: usize,
     /// Entries in one append.
     pub append_entries: usize,
     /// Rows in a page of any listing.
     pub page: usize,
-    /// Attempts of one step, whatever its retry policy says.
+    /// Attempts of one step, whatever its retry policy says and however often it was retried by hand. Also the most that
+    /// `maxAttempts` of a document may say, where it is less than 100.
     pub attempts: u32,
     /// Attempts of one step that may be lost with their worker before the step fails.
     pub lost_attempts: u32,
@@ -32,7 +33,7 @@ pub struct Limits {
     pub pending_signals: usize,
     /// Bytes of an error message kept in the ledger.
     pub message_bytes: usize,
-    /// Characters of one expression.
+    /// Bytes of the source of one expression.
     pub expression_bytes: usize,
     /// Operations one evaluation of an expression may take.
     pub expression_fuel: u64,

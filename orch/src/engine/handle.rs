@@ -266,8 +266,8 @@ impl Orchestrator {
         }
     }
 
-    /// Submits a new run of the same plan with the same inputs; compare the two with
-    /// [`compare`](crate::proof::compare).
+    /// Submits a new run of the same plan with the same inputs, whose `replayOf` names the first. Compare the output
+    /// hashes of the two step by step to see whether they did the same.
     ///
     /// # Errors
     /// As [`Orchestrator::submit`].

@@ -57,13 +57,13 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// For conditions and templates: the result fits in an inline payload.
+    /// For conditions: a result would fit in an inline payload.
     #[must_use]
     pub const fn payload(limits: &Limits) -> Self {
         Self { fuel: limits.expression_fuel, bytes: limits.payload_bytes }
     }
 
-    /// For `forEach.items`: the result holds all items.
+    /// For `forEach.items` and templates: the result may hold all items of a `forEach`.
     #[must_use]
     pub const fn items(limits: &Limits) -> Self {
         Self { fuel: limits.expression_fuel, bytes: limits.map_bytes }

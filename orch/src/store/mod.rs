@@ -1,6 +1,6 @@
 //! Where the ledger lives: streams of entries, a row per run, and versioned documents.
 //!
-//! The entries are the truth. A [`RunRow`] is what [`RunState::row`](crate::ledger::RunState::row) makes of
+//! The entries are the truth. A [`RunRow`] is what [`RunState::row`](crate::planner::RunState::row) makes of
 //! them, written in the same transaction where the backend has one. Documents are small JSON texts with
 //! compare-and-swap, so that a new concept needs no new backend code.
 
@@ -40,7 +40,8 @@ pub struct Capability {
     pub append_bytes: usize,
 }
 
-/// A durable, ordered, compare-and-swapped record. See the crate's design for the invariants by id.
+/// A durable, ordered, compare-and-swapped record. The invariants are explained by id in
+/// `docs/guarantees.md`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What this store promises.
