@@ -20,8 +20,6 @@ pub struct Limits {
     pub map_bytes: usize,
     /// Entries in one append.
     pub append_entries: usize,
-    /// Rows in a page of any listing.
-    pub page: usize,
     /// Attempts of one step, whatever its retry policy says and however often it was retried by hand. Also the most that
     /// `maxAttempts` of a document may say, where it is less than 100.
     pub attempts: u32,
@@ -54,7 +52,6 @@ impl Default for Limits {
             map_items: 100_000,
             map_bytes: 16 << 20,
             append_entries: 10_000,
-            page: 500,
             attempts: 100,
             lost_attempts: 10,
             dag_depth: 8,

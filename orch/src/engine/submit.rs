@@ -75,9 +75,6 @@ struct Origin {
 }
 
 pub(super) async fn submit(core: &Arc<Core>, who: &Identity, submit: Submit) -> Result<Submitted> {
-    if !core.settings.roles.submit {
-        return Err(Error::refused("this process does not accept runs"));
-    }
     let (plan, version) = match &submit.dag {
         DagRef::Latest(dag) => published(core, who, dag, 0).await?,
         DagRef::Version(dag, version) => published(core, who, dag, *version).await?,
@@ -154,6 +151,9 @@ async fn create(
     submit: Submit,
     origin: Origin,
 ) -> Result<Submitted> {
+    if !core.settings.roles.submit {
+        return Err(Error::refused("this process does not accept runs"));
+    }
     check_texts(&submit)?;
     check_executors(core, &plan)?;
     let inputs = check_inputs(&plan, &submit.inputs, core.limits())?;

@@ -9,6 +9,7 @@ use super::model::{Step, Uses};
 use super::read::{Draft, StepDraft};
 use super::source::{Data, Node, Offset, escape};
 use super::template;
+use crate::id::StepId;
 use crate::limits::Limits;
 use crate::time::Span;
 
@@ -75,13 +76,26 @@ fn check_combinations(draft: &StepDraft<'_>, step: &Step, problems: &mut Problem
     if step.cache && !uses.is_task() {
         report("cache", format!("the result of `{uses}` cannot be reused"), "only that of a task can");
     }
+    // Nothing is executed by a worker there, so nothing would heed these.
+    let unheeded: &[&str] = match uses {
+        uses if uses.is_task() => &[],
+        Uses::Dag { .. } => &["queue", "concurrency", "limits", "network", "secrets"],
+        _ => &["queue", "priority", "concurrency", "limits", "network", "secrets", "retry", "totalTimeout"],
+    };
+    for name in unheeded {
+        if draft.node.field(name).is_some() {
+            report(name, format!("`{uses}` does not heed `{name}`"), "leave it out; only tasks heed it");
+        }
+    }
     let with = |name: &str| step.with.get(name).and_then(Value::as_str);
     let is_expression = |text: &str| template::expressions(text).is_ok_and(|found| !found.is_empty());
     let missing = match uses {
         Uses::Sleep => with("duration")
             .is_none_or(|text| text.parse::<Span>().is_err() && !is_expression(text))
             .then_some(("duration", "a length of time such as `30s`, or an expression")),
-        Uses::Signal => with("name").is_none_or(str::is_empty).then_some(("name", "the name of the signal")),
+        Uses::Signal => with("name")
+            .is_none_or(|text| StepId::new(text).is_err() && !is_expression(text))
+            .then_some(("name", "the name of the signal, in lowercase as ids are, or an expression")),
         _ => None,
     };
     if let Some((name, expected)) = missing {

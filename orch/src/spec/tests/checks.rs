@@ -238,3 +238,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fields_that_nothing_would_heed_are_reported() {
+    let text = dag("- { id: g, uses: gate/approval, retry: { maxAttempts: 2 }, secrets: [TOKEN] }\n\
+                    - { id: d, uses: dag/x@1, queue: q, retry: { maxAttempts: 2 } }\n\
+                    - { id: w, uses: wait/signal, with: { name: Not A Name } }\n");
+    let report = read(&text).unwrap_err().to_string();
+    for expected in [
+        "`gate/approval` does not heed `retry`",
+        "does not heed `secrets`",
+        "`dag/x@1` does not heed `queue`",
+        "requires `with.name`",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    assert!(!report.contains("`dag/x@1` does not heed `retry`"), "{report}");
+}

@@ -93,7 +93,7 @@ prop_compose! {
         };
         let repeats = uses.is_task() || matches!(uses, Uses::Dag { .. });
         let for_each = items.filter(|_| repeats);
-        Step {
+        heeded(Step {
             id: StepId::new("x").unwrap(),
             cache: cache && uses.is_task(),
             uses,
@@ -110,7 +110,26 @@ prop_compose! {
             limits,
             network: allow.map(|allow| Network { allow }),
             secrets: vec!["TOKEN".to_owned()],
-        }
+        })
+    }
+}
+
+/// The step without the fields that its kind does not heed.
+fn heeded(step: Step) -> Step {
+    if step.uses.is_task() {
+        return step;
+    }
+    let carried = matches!(step.uses, Uses::Dag { .. });
+    Step {
+        queue: QueueName::default_queue(),
+        concurrency: Vec::new(),
+        limits: None,
+        network: None,
+        secrets: Vec::new(),
+        retry: if carried { step.retry } else { Retry::default() },
+        total_timeout: step.total_timeout.filter(|_| carried),
+        priority: if carried { step.priority } else { 0 },
+        ..step
     }
 }
 
