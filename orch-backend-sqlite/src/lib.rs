@@ -112,3 +112,8 @@ mod tests;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/embedding.md")]
 struct EmbeddingGuide;
+
+/// The README's program, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

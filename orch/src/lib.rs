@@ -58,6 +58,7 @@
 //! | [`spec`] | the author's document: reading YAML and JSON, all problems at once, with places | yes |
 //! | [`ledger`] | what can happen, and the chain of entries that says it did | yes |
 //! | [`planner`] | the order of steps, the state of a run as a fold of its entries, what comes next | yes |
+//! | [`proof`] | verifying, exporting, signing, pruning and comparing what the ledger holds | but for reading the store |
 //! | [`graph`] | layout and pictures of a DAG | yes |
 //! | [`store`], [`queue`], [`lock`], [`executor`] | the four seams: a contract each, and what needs no server | no |
 //! | [`artifact`] | bytes kept outside the ledger, named by their content | no |
