@@ -11,7 +11,8 @@ use crate::config::{SqliteConfig, Synchronous};
 use crate::error::{is_busy, mapped};
 
 /// The schema, one script per version. Scripts are never changed after a release; new ones are added.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_lanes_by_queue.sql")];
 
 /// `orch` in ASCII: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x6f72_6368;
@@ -23,7 +24,24 @@ pub(crate) struct Connections {
 
 pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
     create_private(&config.path)?;
-    let options = SqliteConnectOptions::new()
+    let options = options(config);
+    let mut writer = connect(&options).await?;
+    migrate(&mut writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(config.readers.max(1))
+        .connect_with(options.read_only(true))
+        .await
+        .map_err(mapped)?;
+    Ok(Connections { writer, readers })
+}
+
+/// A connection for reading besides the pool's, for who holds it long.
+pub(crate) async fn reader(config: &SqliteConfig) -> Result<SqliteConnection> {
+    options(config).read_only(true).connect().await.map_err(mapped)
+}
+
+fn options(config: &SqliteConfig) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(&config.path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(match config.synchronous {
@@ -36,15 +54,7 @@ pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
         // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
         .pragma("wal_autocheckpoint", "10000")
         .pragma("temp_store", "MEMORY")
-        .disable_statement_logging();
-    let mut writer = connect(&options).await?;
-    migrate(&mut writer).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(config.readers.max(1))
-        .connect_with(options.read_only(true))
-        .await
-        .map_err(mapped)?;
-    Ok(Connections { writer, readers })
+        .disable_statement_logging()
 }
 
 /// Connects. Turning a new file to WAL takes an exclusive lock without waiting for it, so two processes that open

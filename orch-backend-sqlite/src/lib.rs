@@ -87,6 +87,7 @@ impl SqliteBackend {
 
     /// Finishes what was asked, moves everything into the main file and closes it. Later calls answer `Closed`.
     pub async fn close(&self) {
+        self.queue.close().await;
         self.database.readers.close().await;
         self.database.writer.close().await;
     }

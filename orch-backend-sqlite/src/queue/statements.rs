@@ -12,18 +12,61 @@ pub(crate) const PROMOTE_DELAYED: &str =
 pub(crate) const PROMOTE_LEASED: &str =
     "UPDATE queue_items SET state = 1 WHERE state = 2 AND lease_until <= ?1";
 
-/// Jumps from lane to lane in the index of ready items, one look-up each.
-pub(crate) const LANES: &str = "
-    WITH RECURSIVE lanes (tenant, queue) AS (
-        SELECT * FROM (SELECT tenant, queue FROM queue_items WHERE state = 1 ORDER BY tenant, queue LIMIT 1)
+/// The asked queues `?1`; without them, every queue that has ready items, one look-up each.
+macro_rules! names {
+    () => {
+        "names (queue) AS (
+            SELECT DISTINCT value FROM json_each(?1)
+            UNION ALL
+            SELECT min(queue) FROM queue_items WHERE state = 1 AND ?1 IS NULL
+            UNION ALL
+            SELECT (SELECT min(q.queue) FROM queue_items q WHERE q.state = 1 AND q.queue > names.queue)
+            FROM names WHERE ?1 IS NULL AND names.queue IS NOT NULL
+        )"
+    };
+}
+
+/// Whether a claim has anything to do, and when the next one will.
+pub(crate) const CLAIMABLE: &str = concat!(
+    "WITH RECURSIVE ",
+    names!(),
+    "SELECT EXISTS (SELECT 1 FROM queue_items WHERE state = 0 AND ready_at <= ?3)
+        OR EXISTS (SELECT 1 FROM queue_items WHERE state = 2 AND lease_until <= ?3)
+        OR EXISTS (
+            SELECT 1 FROM names CROSS JOIN queue_items q ON q.state = 1 AND q.queue = names.queue WHERE ?2 IS NULL)
+        OR EXISTS (
+            SELECT 1 FROM names CROSS JOIN json_each(?2) t
+            CROSS JOIN queue_items q ON q.state = 1 AND q.queue = names.queue AND q.tenant = t.value),
+        (SELECT min(at) FROM (
+            SELECT min(ready_at) AS at FROM queue_items WHERE state = 0
+            UNION ALL
+            SELECT min(lease_until) FROM queue_items WHERE state = 2))"
+);
+
+/// The lanes of the first `?3` tenants after `?2`, of each queue: one look-up each.
+pub(crate) const LANES: &str = concat!(
+    "WITH RECURSIVE ",
+    names!(),
+    ", lanes (queue, tenant, number) AS (
+        SELECT queue, (
+            SELECT min(q.tenant) FROM queue_items q WHERE q.state = 1 AND q.queue = names.queue AND q.tenant > ?2), 1
+        FROM names WHERE queue IS NOT NULL
         UNION ALL
-        SELECT q.tenant, q.queue FROM lanes lane CROSS JOIN queue_items q ON q.id = (
-            SELECT n.id FROM queue_items n WHERE n.state = 1 AND (n.tenant, n.queue) > (lane.tenant, lane.queue)
-            ORDER BY n.tenant, n.queue LIMIT 1)
+        SELECT queue, (
+            SELECT min(q.tenant) FROM queue_items q
+            WHERE q.state = 1 AND q.queue = lanes.queue AND q.tenant > lanes.tenant), number + 1
+        FROM lanes WHERE tenant IS NOT NULL AND number < ?3
     )
-    SELECT tenant, queue FROM lanes
-    WHERE (?1 IS NULL OR tenant IN (SELECT value FROM json_each(?1)))
-        AND (?2 IS NULL OR queue IN (SELECT value FROM json_each(?2)))";
+    SELECT tenant, queue FROM lanes WHERE tenant IS NOT NULL"
+);
+
+/// The lanes of the asked tenants `?2`.
+pub(crate) const LANES_OF: &str = concat!(
+    "WITH RECURSIVE ",
+    names!(),
+    "SELECT DISTINCT t.value, names.queue FROM names CROSS JOIN json_each(?2) t
+    WHERE EXISTS (SELECT 1 FROM queue_items q WHERE q.state = 1 AND q.queue = names.queue AND q.tenant = t.value)"
+);
 
 pub(crate) const FIRST_OF_LANES: &str = "
     SELECT q.id, q.count, q.tenant, q.queue, q.rank, q.ready_at, q.dag, q.run, q.plan_index, q.step, q.step_index,
@@ -31,7 +74,7 @@ pub(crate) const FIRST_OF_LANES: &str = "
     FROM json_each(?1) e CROSS JOIN queue_items q
     WHERE q.id IN (
         SELECT n.id FROM queue_items n
-        WHERE n.state = 1 AND n.tenant = e.value ->> 0 AND n.queue = e.value ->> 1 AND n.ready_at <= ?2
+        WHERE n.state = 1 AND n.queue = e.value ->> 0 AND n.tenant = e.value ->> 1 AND n.ready_at <= ?2
         ORDER BY n.rank, n.ready_at, n.dag, n.run, n.plan_index, n.step, n.step_index, n.attempt LIMIT ?3)";
 
 pub(crate) const LEASE: &str = "
@@ -69,7 +112,9 @@ pub(crate) const ALL: &[&str] = &[
     PUSH,
     PROMOTE_DELAYED,
     PROMOTE_LEASED,
+    CLAIMABLE,
     LANES,
+    LANES_OF,
     FIRST_OF_LANES,
     LEASE,
     NEXT_AT,
