@@ -25,7 +25,7 @@ pub(crate) struct Connections {
 pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
     create_private(&config.path)?;
     let options = options(config);
-    let mut writer = connect(&options).await?;
+    let mut writer = connect(&options).await.map_err(|error| explained(error, &config.path))?;
     migrate(&mut writer).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(config.readers.max(1))
@@ -54,6 +54,9 @@ fn options(config: &SqliteConfig) -> SqliteConnectOptions {
         // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
         .pragma("wal_autocheckpoint", "10000")
         .pragma("temp_store", "MEMORY")
+        // What is deleted is overwritten with zeros. It costs what a pruned run's pages cost to write, some 20 us for a
+        // run of 12 KiB; everything else costs the same.
+        .pragma("secure_delete", "ON")
         .disable_statement_logging()
 }
 
@@ -71,17 +74,34 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection> {
     }
 }
 
+/// Of a directory that may not be written SQLite only says that it cannot open the file; the system says why. (The file
+/// itself is left alone: closing it would give up the locks that this process holds on it.)
+fn explained(error: Error, path: &Path) -> Error {
+    let mut probe = path.as_os_str().to_owned();
+    probe.push("-probe");
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(&probe) {
+        Ok(_) => {
+            // Nothing to say: it was made just now and is empty.
+            let _ = std::fs::remove_file(&probe);
+            error
+        }
+        Err(cause) if is_refusal(&cause) => {
+            Error::refused("directory of the database may not be written").caused_by(cause)
+        }
+        Err(_) => error,
+    }
+}
+
+fn is_refusal(cause: &std::io::Error) -> bool {
+    matches!(cause.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// Makes directory and file if they are missing, for their owner only. SQLite gives its side files the same mode.
 fn create_private(path: &Path) -> Result<()> {
     let failed = |what: &'static str| {
         let path = path.display().to_string();
         move |cause: std::io::Error| {
-            let error = match cause.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    Error::refused(what)
-                }
-                _ => Error::unavailable(what),
-            };
+            let error = if is_refusal(&cause) { Error::refused(what) } else { Error::unavailable(what) };
             error.with("path", path).caused_by(cause)
         }
     };

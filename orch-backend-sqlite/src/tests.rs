@@ -182,6 +182,45 @@ async fn a_file_that_may_not_be_written_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_for_reading_is_refused_what_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut reader = connect::reader(&config).await.unwrap();
+    let error = reader.execute("DELETE FROM docs").await.unwrap_err();
+    assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
+    backend.close().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_pruned_run_is_left_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut head = Head::EMPTY;
+    for text in ["a short secret", &"a long secret ".repeat(2_000), "another secret"] {
+        head = land(&backend, head, text).await.unwrap();
+    }
+    let mut run = note(Head::EMPTY, &"kept ".repeat(100));
+    run.stream = Stream::Checkpoint;
+    backend.store().append(&[run]).await.unwrap().remove(0).unwrap();
+    // The audit stream has no row, so it may be pruned as a run may; the other stays.
+    let mut other = raw(&config.path).await;
+    other
+        .execute("UPDATE streams SET name = 'run/' || printf('%032d', 7) WHERE name = 'audit'")
+        .await
+        .unwrap();
+    let run = "00000000000000000000000000000007".parse().unwrap();
+    let prune = orch::store::Prune { tenant: orch::TenantId::new("a").unwrap(), runs: vec![(run, head)] };
+    assert_eq!(backend.store().prune(&prune).await.unwrap(), 1);
+    other.close().await.unwrap();
+    backend.close().await;
+    let bytes = std::fs::read(&config.path).unwrap();
+    let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("kept") && !holds("secret"));
+}
+
+#[tokio::test]
 async fn a_full_disk_changes_nothing_and_passes() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
