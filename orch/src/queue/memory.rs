@@ -450,3 +450,6 @@ impl Queue for MemoryQueue {
         Ok(self.state().depth(tenant, now))
     }
 }
+
+#[cfg(test)]
+mod tests;
