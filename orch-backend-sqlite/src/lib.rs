@@ -9,8 +9,8 @@
 //! An idle worker asks its queue and its store twelve times a minute each (once in five seconds), and all of these only
 //! read: no idle worker takes the write lock or writes a byte (`tests/idle.rs`). A worker whose queue is in the file
 //! looks ten times a second, too, whether another process has committed: one number in shared memory, on a
-//! connection of its own. A claim costs what it asks for: for each asked queue it looks up as many tenants as it
-//! wants items, however many wait. [`depth`](orch::queue::Queue::depth) counts every item of the tenant.
+//! connection of its own. A claim costs what it asks for: for each asked queue, or for all queues at once, it looks
+//! up as many tenants as it wants items, however many wait. [`depth`](orch::queue::Queue::depth) counts every item of the tenant.
 //!
 //! # What is left behind
 //!

@@ -51,8 +51,8 @@ impl Change for Take {
     }
 }
 
-/// The queues in which each tenant has ready items.
-type Lanes = BTreeMap<TenantId, Vec<QueueName>>;
+/// The asked queues in which each tenant has ready items; nothing means all.
+type Lanes = BTreeMap<TenantId, Vec<Option<QueueName>>>;
 
 impl Take {
     /// Serves the tenants in turn as long as what was read of each lasts, at most `limit` items.
@@ -96,18 +96,23 @@ impl Take {
         limit: usize,
     ) -> sqlx::Result<Lanes> {
         let queues = listed(self.claim.queues.as_ref());
-        let rows = match &self.claim.tenants {
-            Some(tenants) => sqlx::query(LANES_OF).bind(queues).bind(listed(Some(tenants))),
-            None => {
+        let rows = match (&self.claim.tenants, queues.is_some()) {
+            (Some(tenants), false) => sqlx::query(TENANTS_OF).bind(queues).bind(listed(Some(tenants))),
+            (Some(tenants), true) => sqlx::query(LANES_OF).bind(queues).bind(listed(Some(tenants))),
+            (None, by_queue) => {
                 let after = after.map_or("", TenantId::as_str).to_owned();
-                sqlx::query(LANES).bind(queues).bind(after).bind(integer(limit as u64))
+                let query = sqlx::query(if by_queue { LANES } else { TENANTS });
+                query.bind(queues).bind(after).bind(integer(limit as u64))
             }
         };
         let mut lanes = Lanes::new();
         for row in rows.fetch_all(connection).await? {
             let tenant = tenant(&row, 0)?;
             if Some(&tenant) > after {
-                lanes.entry(tenant).or_default().push(queue(&row, 1)?);
+                lanes
+                    .entry(tenant)
+                    .or_default()
+                    .push(row.try_get::<Option<&str>, _>(1)?.map(named).transpose()?);
             }
         }
         // Beyond the first few, not every lane was read.
@@ -126,7 +131,8 @@ impl Take {
     ) -> sqlx::Result<Vec<Ready>> {
         let quota = limit.div_ceil(lanes.len().max(1));
         let pairs = lanes.iter().flat_map(|(tenant, queues)| queues.iter().map(move |queue| (queue, tenant)));
-        let rows = sqlx::query(FIRST_OF_LANES)
+        let by_queue = self.claim.queues.is_some();
+        let rows = sqlx::query(if by_queue { FIRST_OF_LANES } else { FIRST_OF_TENANTS })
             .bind(json!(pairs.collect::<Vec<_>>()).to_string())
             .bind(self.claim.now.as_micros())
             .bind(integer(quota as u64))
@@ -180,7 +186,11 @@ fn tenant(row: &SqliteRow, column: usize) -> sqlx::Result<TenantId> {
 }
 
 pub(super) fn queue(row: &SqliteRow, column: usize) -> sqlx::Result<QueueName> {
-    decoded(QueueName::new(row.try_get::<&str, _>(column)?))
+    named(row.try_get::<&str, _>(column)?)
+}
+
+fn named(queue: &str) -> sqlx::Result<QueueName> {
+    decoded(QueueName::new(queue))
 }
 
 fn ready(row: &SqliteRow) -> sqlx::Result<Ready> {
