@@ -220,6 +220,10 @@ proptest! {
         let (mut state, mut list, mut tokens) = (State::default(), List::default(), Vec::new());
         for operation in operations {
             apply(operation, &mut state, &mut list, &mut tokens)?;
+            for tenant in state.tenants.values() {
+                let firsts = tenant.lanes.values().filter_map(|lane| lane.ready.first()).cloned();
+                prop_assert!(tenant.firsts == firsts.collect::<BTreeSet<_>>());
+            }
             for number in 0..3 {
                 prop_assert_eq!(state.depth(&tenant(number), at(list.now)), list.depth(&tenant(number)));
             }
