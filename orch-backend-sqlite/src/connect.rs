@@ -11,7 +11,8 @@ use crate::config::{SqliteConfig, Synchronous};
 use crate::error::{is_busy, mapped};
 
 /// The schema, one script per version. Scripts are never changed after a release; new ones are added.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_lanes_by_queue.sql")];
 
 /// `orch` in ASCII: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x6f72_6368;
@@ -23,7 +24,24 @@ pub(crate) struct Connections {
 
 pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
     create_private(&config.path)?;
-    let options = SqliteConnectOptions::new()
+    let options = options(config);
+    let mut writer = connect(&options).await.map_err(|error| explained(error, &config.path))?;
+    migrate(&mut writer).await?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(config.readers.max(1))
+        .connect_with(options.read_only(true))
+        .await
+        .map_err(mapped)?;
+    Ok(Connections { writer, readers })
+}
+
+/// A connection for reading besides the pool's, for who holds it long.
+pub(crate) async fn reader(config: &SqliteConfig) -> Result<SqliteConnection> {
+    options(config).read_only(true).connect().await.map_err(mapped)
+}
+
+fn options(config: &SqliteConfig) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(&config.path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(match config.synchronous {
@@ -36,15 +54,10 @@ pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
         // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
         .pragma("wal_autocheckpoint", "10000")
         .pragma("temp_store", "MEMORY")
-        .disable_statement_logging();
-    let mut writer = connect(&options).await?;
-    migrate(&mut writer).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(config.readers.max(1))
-        .connect_with(options.read_only(true))
-        .await
-        .map_err(mapped)?;
-    Ok(Connections { writer, readers })
+        // What is deleted is overwritten with zeros. It costs what a pruned run's pages cost to write, some 20 us for a
+        // run of 12 KiB; everything else costs the same.
+        .pragma("secure_delete", "ON")
+        .disable_statement_logging()
 }
 
 /// Connects. Turning a new file to WAL takes an exclusive lock without waiting for it, so two processes that open
@@ -61,17 +74,34 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection> {
     }
 }
 
+/// Of a directory that may not be written SQLite only says that it cannot open the file; the system says why. (The file
+/// itself is left alone: closing it would give up the locks that this process holds on it.)
+fn explained(error: Error, path: &Path) -> Error {
+    let mut probe = path.as_os_str().to_owned();
+    probe.push("-probe");
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(&probe) {
+        Ok(_) => {
+            // Nothing to say: it was made just now and is empty.
+            let _ = std::fs::remove_file(&probe);
+            error
+        }
+        Err(cause) if is_refusal(&cause) => {
+            Error::refused("directory of the database may not be written").caused_by(cause)
+        }
+        Err(_) => error,
+    }
+}
+
+fn is_refusal(cause: &std::io::Error) -> bool {
+    matches!(cause.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// Makes directory and file if they are missing, for their owner only. SQLite gives its side files the same mode.
 fn create_private(path: &Path) -> Result<()> {
     let failed = |what: &'static str| {
         let path = path.display().to_string();
         move |cause: std::io::Error| {
-            let error = match cause.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    Error::refused(what)
-                }
-                _ => Error::unavailable(what),
-            };
+            let error = if is_refusal(&cause) { Error::refused(what) } else { Error::unavailable(what) };
             error.with("path", path).caused_by(cause)
         }
     };

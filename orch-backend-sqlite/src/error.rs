@@ -30,8 +30,12 @@ impl Failure {
         Self { kind, message, cause: Cause(error.to_string()) }
     }
 
-    /// The failure of a commit: nobody knows whether it happened.
+    /// The failure of a commit: nobody knows whether it happened. A full disk is an exception: the record that makes
+    /// the transaction valid was not written, and readers pass over what was.
     pub(crate) fn of_commit(error: &sqlx::Error) -> Self {
+        if primary_code(error) == Some(FULL) {
+            return Self::of(error);
+        }
         let message = "commit failed; the changes may be there or not";
         Self { kind: ErrorKind::Indeterminate, message, cause: Cause(error.to_string()) }
     }
@@ -53,6 +57,9 @@ pub(crate) fn corrupt(what: &'static str) -> impl Fn(String) -> Error {
 pub(crate) fn is_busy(error: &sqlx::Error) -> bool {
     matches!(primary_code(error), Some(5 | 6))
 }
+
+/// `SQLITE_FULL`.
+const FULL: i32 = 13;
 
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
@@ -87,7 +94,7 @@ fn meaning_of_code(code: i32) -> (ErrorKind, &'static str) {
         }
         10 => (ErrorKind::Unavailable, "database file cannot be read or written"),
         11 => (ErrorKind::Corrupt, "database file is damaged; restore it from a backup"),
-        13 => (ErrorKind::Unavailable, "disk is full; make room and try again"),
+        FULL => (ErrorKind::Unavailable, "disk is full; make room and try again"),
         14 => (ErrorKind::Unavailable, "database file cannot be opened"),
         15 => (ErrorKind::Unavailable, "database locking failed; is the file on a network disk?"),
         18 => (ErrorKind::LimitExceeded, "value is too big for the database"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use orch::lock::*;
@@ -31,6 +32,20 @@ const FORGET_DEAD: &str = "
             WHERE d.lease_until <= ?3)
         AND NOT EXISTS (
             SELECT 1 FROM slots l WHERE l.tenant = ?1 AND l.holder = slots.holder AND l.lease_until > ?3)";
+
+/// Forgets a few of the holders that ended first and never came back, of whatever tenant. A holder that lost slots but
+/// holds others is left alone: it has yet to learn it.
+const FORGET_LONG_DEAD: &str = "
+    DELETE FROM slots
+    WHERE (tenant, holder) IN (
+            SELECT tenant, holder FROM slots WHERE lease_until > 0 AND lease_until <= ?1 ORDER BY lease_until LIMIT 16)
+        AND NOT EXISTS (
+            SELECT 1 FROM slots l
+            WHERE l.tenant = slots.tenant AND l.holder = slots.holder AND l.lease_until > ?1)";
+
+/// How long slots of a dead holder are kept when nobody asks for their keys, so that a process whose clock is fast does
+/// no harm to others.
+const LONG: Duration = Duration::from_secs(3_600);
 
 /// Marks lapsed slots of the keys as lost, so that they stay lost if a clock goes backwards.
 const LOSE_LAPSED: &str = "
@@ -64,6 +79,7 @@ const PUT_BUCKET: &str = "
 #[cfg(test)]
 pub(crate) const ALL: &[&str] = &[
     FORGET_DEAD,
+    FORGET_LONG_DEAD,
     LOSE_LAPSED,
     HELD,
     NEXT_FENCES,
@@ -94,6 +110,8 @@ async fn held(connection: &mut SqliteConnection, acquire: &Acquire) -> sqlx::Res
     let bound = |sql| sqlx::query(sql).bind(tenant).bind(keys.as_str()).bind(now);
     bound(FORGET_DEAD).bind(acquire.holder.name.as_str()).execute(&mut *connection).await?;
     bound(LOSE_LAPSED).execute(&mut *connection).await?;
+    let long = i64::try_from(LONG.as_micros()).unwrap_or(i64::MAX);
+    sqlx::query(FORGET_LONG_DEAD).bind(now.saturating_sub(long)).execute(&mut *connection).await?;
     let held = sqlx::query(HELD).bind(tenant).bind(keys.as_str()).bind(acquire.holder.name.as_str());
     let rows = held.fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)))).collect()

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use orch::ErrorKind;
 use orch::ledger::{Chain, Event, Head, RunPaused, Stream};
-use orch::queue::Queue;
+use orch::lock::{Acquire, Holder, Lock, Slot};
+use orch::queue::{Claim, Item, Queue};
 use orch::store::{Append, EntriesRequest, Store};
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 
@@ -35,6 +36,28 @@ async fn land(backend: &SqliteBackend, head: Head, text: &str) -> Result<Head> {
     Ok(append.head)
 }
 
+fn item(tenant: &str, queue: &str, number: usize) -> Item {
+    let (tenant, dag) = (orch::TenantId::new(tenant).unwrap(), orch::DagId::new("dag").unwrap());
+    Item {
+        queue: orch::QueueName::new(queue).unwrap(),
+        priority: 0,
+        ready_at: orch::Timestamp::EPOCH,
+        run: orch::RunId::derive(&tenant, &dag, &format!("{queue}/{number}"), &orch::Digest::ZERO),
+        plan_index: 0,
+        step: orch::StepId::new("step").unwrap().into(),
+        attempt: 1,
+        tenant,
+        dag,
+    }
+}
+
+/// A claim of ten items, of every tenant and of one queue or all.
+fn claim(queue: Option<&str>) -> Claim {
+    let queues = queue.map(|queue| vec![orch::QueueName::new(queue).unwrap()]);
+    let (worker, lease) = (orch::WorkerId::new("worker"), Duration::from_secs(60));
+    Claim { worker, queues, tenants: None, limit: 10, lease, now: orch::Timestamp::EPOCH }
+}
+
 async fn opening(config: &SqliteConfig) -> Option<ErrorKind> {
     SqliteBackend::open(config.clone()).await.err().map(|error| error.kind())
 }
@@ -60,7 +83,7 @@ async fn no_statement_reads_a_whole_table() {
             let step: &str = row.get(3);
             let whole =
                 step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains(" USING ");
-            let small = ["SCAN lane", "SCAN lanes", "SCAN fences", "SCAN CONSTANT ROW"].contains(&step)
+            let small = ["SCAN lanes", "SCAN fences", "SCAN CONSTANT ROW"].contains(&step)
                 || step.starts_with("SCAN (");
             assert!(!whole || small, "{step}\n{sql}");
         }
@@ -159,6 +182,45 @@ async fn a_file_that_may_not_be_written_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_for_reading_is_refused_what_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut reader = connect::reader(&config).await.unwrap();
+    let error = reader.execute("DELETE FROM docs").await.unwrap_err();
+    assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
+    backend.close().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_pruned_run_is_left_in_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut head = Head::EMPTY;
+    for text in ["a short secret", &"a long secret ".repeat(2_000), "another secret"] {
+        head = land(&backend, head, text).await.unwrap();
+    }
+    let mut run = note(Head::EMPTY, &"kept ".repeat(100));
+    run.stream = Stream::Checkpoint;
+    backend.store().append(&[run]).await.unwrap().remove(0).unwrap();
+    // The audit stream has no row, so it may be pruned as a run may; the other stays.
+    let mut other = raw(&config.path).await;
+    other
+        .execute("UPDATE streams SET name = 'run/' || printf('%032d', 7) WHERE name = 'audit'")
+        .await
+        .unwrap();
+    let run = "00000000000000000000000000000007".parse().unwrap();
+    let prune = orch::store::Prune { tenant: orch::TenantId::new("a").unwrap(), runs: vec![(run, head)] };
+    assert_eq!(backend.store().prune(&prune).await.unwrap(), 1);
+    other.close().await.unwrap();
+    backend.close().await;
+    let bytes = std::fs::read(&config.path).unwrap();
+    let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("kept") && !holds("secret"));
+}
+
+#[tokio::test]
 async fn a_full_disk_changes_nothing_and_passes() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
@@ -176,6 +238,93 @@ async fn a_full_disk_changes_nothing_and_passes() {
     let error = land(&full, head, &"big".repeat(500_000)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     land(&full, head, "small").await.expect("the head has not moved, and small things still fit");
+}
+
+#[tokio::test]
+async fn an_idle_claim_does_not_wait_for_who_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqliteConfig { busy_timeout: Duration::from_millis(50), readers: 1, ..config(&directory) };
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let claim = claim(None);
+    assert!(backend.queue().claim(&claim).await.unwrap().deliveries.is_empty());
+    let mut other = raw(&config.path).await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    assert!(backend.queue().claim(&claim).await.unwrap().deliveries.is_empty());
+    other.execute("ROLLBACK").await.unwrap();
+    backend.queue().push(&[item("a", "x", 0)]).await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let error = backend.queue().claim(&claim).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "a claim that finds something writes: {error:?}");
+}
+
+#[tokio::test]
+async fn who_waits_takes_no_reader_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = SqliteConfig { readers: 1, ..config(&directory) };
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let queue = backend.queue();
+    let waiters: Vec<_> = (0..5)
+        .map(|_| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.wait(Duration::from_secs(60)).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let tenant = orch::TenantId::new("a").unwrap();
+    let depth =
+        tokio::time::timeout(Duration::from_secs(5), queue.depth(&tenant, orch::Timestamp::EPOCH)).await;
+    assert!(depth.expect("the one reader is free").unwrap().is_empty());
+    let other = SqliteBackend::open(config).await.unwrap();
+    other.queue().push(&[item("a", "x", 0)]).await.unwrap();
+    for waiter in waiters {
+        let waited = tokio::time::timeout(Duration::from_secs(5), waiter).await;
+        waited.expect("a push by another process is seen").unwrap().unwrap();
+    }
+    backend.close().await;
+    assert_eq!(queue.wait(Duration::from_secs(5)).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn slots_of_holders_that_never_came_back_are_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&directory);
+    let backend = SqliteBackend::open(config.clone()).await.unwrap();
+    let mut other = raw(&config.path).await;
+    let acquire = |holder: String, seconds: i64| Acquire {
+        slots: ["k", "l"].map(|key| Slot { key: format!("{key}/{holder}"), capacity: 1 }).to_vec(),
+        holder: Holder { tenant: orch::TenantId::new("a").unwrap(), name: holder },
+        lease: Duration::from_secs(1),
+        now: orch::Timestamp::from_micros(seconds * 1_000_000),
+    };
+    for dead in 0..40 {
+        backend.lock().acquire(&acquire(format!("dead-{dead}"), dead)).await.unwrap().unwrap();
+    }
+    for (turn, left) in [(1, 64 + 2), (2, 48 + 4), (3, 32 + 6), (4, 16 + 8), (5, 10), (6, 12)] {
+        backend.lock().acquire(&acquire(format!("live-{turn}"), 3_700)).await.unwrap().unwrap();
+        let count: i64 =
+            other.fetch_one("SELECT count(*) FROM slots").await.and_then(|row| row.try_get(0)).unwrap();
+        assert_eq!(count, left, "turn {turn}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_among_thousands_of_lanes_reads_a_few() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = SqliteBackend::open(config(&directory)).await.unwrap();
+    let items: Vec<_> = (0..3_000)
+        .map(|n| item(&format!("t{n:04}"), ["x", "y"][n % 2], n % 7))
+        .chain([item("t2999", "rare", 0), item("t1000", "rare", 1)])
+        .collect();
+    backend.queue().push(&items).await.unwrap();
+    let rare = backend.queue().claim(&claim(Some("rare"))).await.unwrap().deliveries;
+    assert_eq!(rare.iter().map(|one| one.item.tenant.as_str()).collect::<Vec<_>>(), ["t1000", "t2999"]);
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..300 {
+        let taken = backend.queue().claim(&claim(None)).await.unwrap().deliveries;
+        assert_eq!(taken.len(), 10);
+        seen.extend(taken.into_iter().map(|one| one.item.tenant));
+    }
+    assert_eq!(seen.len(), 3_000, "every tenant had its turn once");
 }
 
 #[tokio::test]

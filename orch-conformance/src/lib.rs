@@ -17,8 +17,9 @@
 //! ```
 //!
 //! The cases are functions too ([`store`], [`queue`], [`lock`]), so that a harness can hold a deliberately wrong
-//! backend against one of them. Time is data in every request, so no case waits. This crate is not semver-stable:
-//! a new release may find a defect that the one before did not look for.
+//! backend against one of them; [`Counted`] tells what an engine asks of its backends. Time is data in every request,
+//! so no case waits. This crate is not semver-stable: a new release may find a defect that the one before did not look
+//! for.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "every case is a test: it panics to fail")]
 
@@ -26,10 +27,13 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+mod counted;
 mod fixture;
 pub mod lock;
 pub mod queue;
 pub mod store;
+
+pub use counted::{Counted, Counts};
 
 /// Two handles on one fresh namespace, opened as two processes would open it.
 pub struct Pair<S: ?Sized> {

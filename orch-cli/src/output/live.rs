@@ -64,7 +64,9 @@ impl Progress {
         match self {
             Self::None => {}
             Self::Plain => {
-                if let Some(line) = children(state, &entry.event).unwrap_or_else(|| sentence(state, &entry.event)) {
+                if let Some(line) =
+                    children(state, &entry.event).unwrap_or_else(|| sentence(state, &entry.event))
+                {
                     plain(format_args!("{} {line}", &entry.at.to_string()[11..19]));
                 }
             }
@@ -182,7 +184,10 @@ fn children(state: &RunState, event: &Event) -> Option<Option<String>> {
             let map = state.get(parent)?.map.as_ref()?;
             let (done, all) = (map.settled as usize, map.children.len());
             let quarter = (done * 4 / all) > ((done - 1) * 4 / all) && done < all;
-            Some(quarter.then(|| format!("{}  {}  {done} of {all}", style::step(StepStatus::Running), e.step.id)))
+            Some(
+                quarter
+                    .then(|| format!("{}  {}  {done} of {all}", style::step(StepStatus::Running), e.step.id)),
+            )
         }
         _ => None,
     }

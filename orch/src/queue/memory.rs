@@ -1,8 +1,8 @@
 //! The queue in memory: the default of an embedded engine.
 //!
-//! An item is pushed into `delayed`, moves to its tenant's `ready` set when a claim comes after its ready time, and
-//! from there under a lease. Every move costs the logarithm of what waits in one queue; a claim looks at no item it
-//! does not deliver, unless clocks go backwards.
+//! An item is pushed into `delayed`, moves to its lane's `ready` set when a claim comes after its ready time, and from
+//! there under a lease. Every move costs a logarithm; a claim looks at no item it does not deliver and at no queue or
+//! tenant it does not ask for, unless clocks go backwards. What waits is counted lane by lane as it moves.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -31,20 +31,36 @@ struct Shared {
 struct State {
     /// Everything queued or leased, by what makes it the same item.
     known: HashSet<Known>,
-    rooms: BTreeMap<QueueName, Room>,
+    tenants: BTreeMap<TenantId, Tenant>,
+    /// Who has ready items, and in which queue.
+    ready: BTreeSet<TenantId>,
+    ready_in: BTreeMap<QueueName, BTreeSet<TenantId>>,
+    delayed: BTreeSet<(Timestamp, Queued)>,
     leases: HashMap<u64, Lease>,
+    /// The leases by when they end.
+    ends: BTreeSet<(Timestamp, u64)>,
     last_token: u64,
     /// The tenant that was served last.
     turn: Option<TenantId>,
 }
 
-/// All tenants' items of one queue name.
+/// One tenant's lanes, of which none is empty.
 #[derive(Default)]
-struct Room {
-    /// Never holds an empty set.
-    ready: BTreeMap<TenantId, BTreeSet<Queued>>,
-    delayed: BTreeSet<(Timestamp, Queued)>,
-    leased: BTreeSet<(Timestamp, u64)>,
+struct Tenant {
+    lanes: BTreeMap<QueueName, Lane>,
+    /// The first ready item of each lane that has any.
+    firsts: BTreeSet<Queued>,
+}
+
+/// One tenant's items of one queue.
+#[derive(Default)]
+struct Lane {
+    ready: BTreeSet<Queued>,
+    /// How many items wait for or since an instant, ready or delayed.
+    waiting: BTreeMap<Timestamp, u64>,
+    /// How many these are together.
+    count: u64,
+    leased: u64,
 }
 
 /// An item in its place in the order, and how often it has been delivered.
@@ -99,132 +115,164 @@ impl PartialOrd for Queued {
     }
 }
 
-impl Room {
-    fn add_ready(&mut self, queued: Queued) {
-        match self.ready.get_mut(&queued.item.tenant) {
-            Some(set) => {
-                set.insert(queued);
-            }
-            None => {
-                self.ready.insert(queued.item.tenant.clone(), BTreeSet::from([queued]));
+impl Lane {
+    fn wait(&mut self, ready_at: Timestamp) {
+        *self.waiting.entry(ready_at).or_default() += 1;
+        self.count += 1;
+    }
+
+    fn stop_waiting(&mut self, ready_at: Timestamp) {
+        if let Entry::Occupied(mut count) = self.waiting.entry(ready_at) {
+            self.count -= 1;
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }
 
+    fn first(&self, now: Timestamp) -> Option<&Queued> {
+        self.ready.iter().find(|queued| queued.item.ready_at <= now)
+    }
+
+    /// Counts what waits: what lies in the future is added up, the rest is what is left.
+    fn depth(&self, queue: &QueueName, now: Timestamp) -> Depth {
+        let delayed =
+            self.waiting.range((Bound::Excluded(now), Bound::Unbounded)).map(|(_, count)| count).sum();
+        let oldest_at = self.waiting.first_key_value().map(|(at, _)| *at).filter(|at| *at <= now);
+        Depth { queue: queue.clone(), ready: self.count - delayed, delayed, leased: self.leased, oldest_at }
+    }
+}
+
+impl Tenant {
+    /// The first item that is ready at `now` over the asked lanes. Only a clock that went backwards finds ready items
+    /// that are not.
+    fn first(&self, queues: Option<&[QueueName]>, now: Timestamp) -> Option<&Queued> {
+        match queues {
+            Some(queues) => {
+                let lanes = queues.iter().filter_map(|queue| self.lanes.get(queue));
+                lanes.filter_map(|lane| lane.first(now)).min()
+            }
+            None => {
+                let first = self.firsts.first().filter(|queued| queued.item.ready_at <= now);
+                first.or_else(|| self.lanes.values().filter_map(|lane| lane.first(now)).min())
+            }
+        }
+    }
+}
+
+impl State {
+    fn lane(&mut self, item: &Item) -> &mut Lane {
+        if !self.tenants.contains_key(&item.tenant) {
+            self.tenants.insert(item.tenant.clone(), Tenant::default());
+        }
+        let tenant = self.tenants.get_mut(&item.tenant).expect("it was inserted just now");
+        if !tenant.lanes.contains_key(&item.queue) {
+            tenant.lanes.insert(item.queue.clone(), Lane::default());
+        }
+        tenant.lanes.get_mut(&item.queue).expect("it was inserted just now")
+    }
+
+    /// Forgets the lane of `item` if nothing is in it, and its tenant with the last lane.
+    fn forget_empty(&mut self, item: &Item) {
+        let Some(tenant) = self.tenants.get_mut(&item.tenant) else { return };
+        if tenant.lanes.get(&item.queue).is_some_and(|lane| lane.count == 0 && lane.leased == 0) {
+            tenant.lanes.remove(&item.queue);
+        }
+        if tenant.lanes.is_empty() {
+            self.tenants.remove(&item.tenant);
+        }
+    }
+
     fn add_delayed(&mut self, queued: Queued) {
+        self.lane(&queued.item).wait(queued.item.ready_at);
         self.delayed.insert((queued.item.ready_at, queued));
     }
 
+    /// Puts into its lane what waits there already.
+    fn add_ready(&mut self, queued: Queued) {
+        let Item { tenant: id, queue, .. } = &*queued.item;
+        let Some(tenant) = self.tenants.get_mut(id) else { return };
+        let Some(lane) = tenant.lanes.get_mut(queue) else { return };
+        match lane.ready.first() {
+            Some(first) if *first < queued => {}
+            Some(first) => {
+                tenant.firsts.remove(first);
+                tenant.firsts.insert(queued.clone());
+            }
+            None => {
+                if tenant.firsts.is_empty() {
+                    self.ready.insert(id.clone());
+                }
+                tenant.firsts.insert(queued.clone());
+                self.ready_in.entry(queue.clone()).or_default().insert(id.clone());
+            }
+        }
+        lane.ready.insert(queued);
+    }
+
+    fn take_ready(&mut self, queued: &Queued) {
+        let Item { tenant: id, queue, ready_at, .. } = &*queued.item;
+        let Some(tenant) = self.tenants.get_mut(id) else { return };
+        let Some(lane) = tenant.lanes.get_mut(queue) else { return };
+        lane.ready.remove(queued);
+        lane.stop_waiting(*ready_at);
+        if tenant.firsts.remove(queued) {
+            tenant.firsts.extend(lane.ready.first().cloned());
+        }
+        if lane.ready.is_empty()
+            && let Some(tenants) = self.ready_in.get_mut(queue)
+        {
+            tenants.remove(id);
+            if tenants.is_empty() {
+                self.ready_in.remove(queue);
+            }
+        }
+        if tenant.firsts.is_empty() {
+            self.ready.remove(id);
+        }
+    }
+
     /// Makes ready what is due: delayed items, and leased ones whose lease has ended.
-    fn promote(&mut self, leases: &mut HashMap<u64, Lease>, now: Timestamp) {
+    fn promote(&mut self, now: Timestamp) {
         while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, queued)) = self.delayed.pop_first() {
                 self.add_ready(queued);
             }
         }
-        while self.leased.first().is_some_and(|(until, _)| *until <= now) {
-            let lease = self.leased.pop_first().and_then(|(_, token)| leases.remove(&token));
-            if let Some(lease) = lease {
-                self.add_ready(lease.queued);
+        while self.ends.first().is_some_and(|(until, _)| *until <= now) {
+            let lease = self.ends.pop_first().and_then(|(_, token)| self.leases.remove(&token));
+            if let Some(Lease { queued, .. }) = lease {
+                let lane = self.lane(&queued.item);
+                lane.leased -= 1;
+                lane.wait(queued.item.ready_at);
+                self.add_ready(queued);
             }
         }
-    }
-
-    /// The first item of `tenant` that is ready at `now`. Only a clock that went backwards finds items that are not.
-    fn first_ready(&self, tenant: &TenantId, now: Timestamp) -> Option<&Queued> {
-        self.ready.get(tenant)?.iter().find(|queued| queued.item.ready_at <= now)
-    }
-
-    fn take_ready(&mut self, queued: &Queued) {
-        if let Entry::Occupied(mut set) = self.ready.entry(queued.item.tenant.clone()) {
-            set.get_mut().remove(queued);
-            if set.get().is_empty() {
-                set.remove();
-            }
-        }
-    }
-
-    fn next_at(&self) -> Option<Timestamp> {
-        let delayed = self.delayed.first().map(|(at, _)| *at);
-        let leased = self.leased.first().map(|(until, _)| *until);
-        delayed.into_iter().chain(leased).min()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.delayed.is_empty() && self.leased.is_empty()
-    }
-
-    fn depth(
-        &self,
-        queue: &QueueName,
-        tenant: &TenantId,
-        leases: &HashMap<u64, Lease>,
-        now: Timestamp,
-    ) -> Depth {
-        let mut depth = Depth { queue: queue.clone(), ready: 0, delayed: 0, leased: 0, oldest_at: None };
-        let delayed =
-            self.delayed.iter().map(|(_, queued)| queued).filter(|queued| queued.item.tenant == *tenant);
-        let lapsed = self.leased.iter().filter_map(|(_, token)| leases.get(token)).filter(|lease| {
-            let live = lease.until > now;
-            let ours = lease.queued.item.tenant == *tenant;
-            depth.leased += u64::from(live && ours);
-            ours && !live
-        });
-        let lapsed: Vec<&Queued> = lapsed.map(|lease| &lease.queued).collect();
-        for queued in self.ready.get(tenant).into_iter().flatten().chain(delayed).chain(lapsed) {
-            let ready_at = queued.item.ready_at;
-            if ready_at <= now {
-                depth.ready += 1;
-                depth.oldest_at = Some(depth.oldest_at.map_or(ready_at, |oldest| oldest.min(ready_at)));
-            } else {
-                depth.delayed += 1;
-            }
-        }
-        depth
-    }
-}
-
-impl State {
-    fn room(&mut self, queue: &QueueName) -> &mut Room {
-        if !self.rooms.contains_key(queue) {
-            self.rooms.insert(queue.clone(), Room::default());
-        }
-        self.rooms.get_mut(queue).expect("it was inserted just now")
     }
 
     fn push(&mut self, item: &Item) {
         let item = Arc::new(item.clone());
         if self.known.insert(Known(Arc::clone(&item))) {
-            self.room(&item.queue).add_delayed(Queued { count: 0, item: Arc::clone(&item) });
+            self.add_delayed(Queued { count: 0, item });
         }
     }
 
     fn claim(&mut self, claim: &Claim) -> Claimed {
-        let mut asked: Vec<(QueueName, Room)> = match &claim.queues {
-            None => std::mem::take(&mut self.rooms).into_iter().collect(),
-            Some(queues) => queues.iter().filter_map(|queue| self.rooms.remove_entry(queue)).collect(),
-        };
-        for (_, room) in &mut asked {
-            room.promote(&mut self.leases, claim.now);
-        }
+        self.promote(claim.now);
         let mut deliveries = Vec::new();
-        while deliveries.len() < claim.limit && self.round(claim, &mut asked, &mut deliveries) {}
-        let next_at = asked.iter().filter_map(|(_, room)| room.next_at()).min();
-        self.rooms.extend(asked.into_iter().filter(|(_, room)| !room.is_empty()));
-        Claimed { deliveries, next_at }
+        while deliveries.len() < claim.limit && self.round(claim, &mut deliveries) {}
+        let delayed = self.delayed.first().map(|(at, _)| *at);
+        let ends = self.ends.first().map(|(until, _)| *until);
+        Claimed { deliveries, next_at: delayed.into_iter().chain(ends).min() }
     }
 
     /// Serves every tenant once, beginning with the one after the last served; answers whether any was.
-    fn round(
-        &mut self,
-        claim: &Claim,
-        asked: &mut [(QueueName, Room)],
-        deliveries: &mut Vec<Delivery>,
-    ) -> bool {
+    fn round(&mut self, claim: &Claim, deliveries: &mut Vec<Delivery>) -> bool {
         let before = deliveries.len();
         let (start, mut after, mut wrapped) = (self.turn.clone(), self.turn.clone(), false);
         while deliveries.len() < claim.limit {
-            let Some(tenant) = next_tenant(asked, claim.tenants.as_deref(), after.as_ref()) else {
+            let Some(tenant) = self.next_tenant(claim, after.as_ref()) else {
                 if wrapped || start.is_none() {
                     break;
                 }
@@ -234,7 +282,7 @@ impl State {
             if wrapped && Some(&tenant) > start.as_ref() {
                 break;
             }
-            if let Some(delivery) = self.serve(claim, asked, &tenant) {
+            if let Some(delivery) = self.serve(claim, &tenant) {
                 deliveries.push(delivery);
                 self.turn = Some(tenant.clone());
             }
@@ -243,24 +291,28 @@ impl State {
         deliveries.len() > before
     }
 
+    /// The first asked tenant after `after` that may have something in the asked queues.
+    fn next_tenant(&self, claim: &Claim, after: Option<&TenantId>) -> Option<TenantId> {
+        if let Some(tenants) = &claim.tenants {
+            return tenants.iter().filter(|tenant| Some(*tenant) > after).min().cloned();
+        }
+        let beyond = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let next = |tenants: &BTreeSet<TenantId>| tenants.range::<TenantId, _>(beyond).next().cloned();
+        match &claim.queues {
+            None => next(&self.ready),
+            Some(queues) => queues.iter().filter_map(|queue| self.ready_in.get(queue).and_then(next)).min(),
+        }
+    }
+
     /// Leases the first ready item of `tenant` over the asked queues.
-    fn serve(
-        &mut self,
-        claim: &Claim,
-        asked: &mut [(QueueName, Room)],
-        tenant: &TenantId,
-    ) -> Option<Delivery> {
-        let first = asked
-            .iter()
-            .enumerate()
-            .filter_map(|(at, (_, room))| room.first_ready(tenant, claim.now).map(|queued| (queued, at)));
-        let (queued, at) = first.min().map(|(queued, at)| (queued.clone(), at))?;
-        let room = &mut asked[at].1;
-        room.take_ready(&queued);
+    fn serve(&mut self, claim: &Claim, tenant: &TenantId) -> Option<Delivery> {
+        let queued = self.tenants.get(tenant)?.first(claim.queues.as_deref(), claim.now)?.clone();
+        self.take_ready(&queued);
+        self.lane(&queued.item).leased += 1;
         let (lease_until, count) = (claim.now.plus(claim.lease), queued.count + 1);
         let item = Item::clone(&queued.item);
         self.last_token += 1;
-        room.leased.insert((lease_until, self.last_token));
+        self.ends.insert((lease_until, self.last_token));
         let lease = Lease { queued: Queued { count, ..queued }, until: lease_until };
         self.leases.insert(self.last_token, lease);
         Some(Delivery { item, token: DeliveryToken::new(self.last_token.to_string()), lease_until, count })
@@ -278,45 +330,55 @@ impl State {
         let number = self.live(token, now)?;
         let Some(lease) = self.leases.get_mut(&number) else { return Ok(()) };
         let old = std::mem::replace(&mut lease.until, until);
-        if let Some(room) = self.rooms.get_mut(&lease.queued.item.queue) {
-            room.leased.remove(&(old, number));
-            room.leased.insert((until, number));
-        }
+        self.ends.remove(&(old, number));
+        self.ends.insert((until, number));
         Ok(())
     }
 
     fn settle(&mut self, settle: &Settle, now: Timestamp) -> Result<()> {
         let number = self.live(&settle.token, now)?;
         let Some(Lease { queued, until }) = self.leases.remove(&number) else { return Ok(()) };
-        let room = self.room(&queued.item.queue);
-        room.leased.remove(&(until, number));
+        self.ends.remove(&(until, number));
+        self.lane(&queued.item).leased -= 1;
         match settle.release_until {
             Some(ready_at) => {
                 let item = Arc::new(Item { ready_at, ..Item::clone(&queued.item) });
-                room.add_delayed(Queued { item, count: queued.count });
+                self.add_delayed(Queued { item, count: queued.count });
             }
             None => {
+                self.forget_empty(&queued.item);
                 self.known.remove(&Known(queued.item));
             }
         }
         Ok(())
     }
+
+    fn depth(&self, tenant: &TenantId, now: Timestamp) -> Vec<Depth> {
+        let lanes = self.tenants.get(tenant).into_iter().flat_map(|tenant| &tenant.lanes);
+        let mut depths: Vec<_> = lanes.map(|(queue, lane)| lane.depth(queue, now)).collect();
+        // Leases that have ended and were not claimed again wait, too.
+        let ended = self.ends.iter().take_while(|(until, _)| *until <= now);
+        for item in ended.filter_map(|(_, token)| self.leases.get(token)).map(|lease| &lease.queued.item) {
+            let found = depths.binary_search_by(|depth| depth.queue.cmp(&item.queue));
+            if let Ok(at) = found.and_then(|at| if item.tenant == *tenant { Ok(at) } else { Err(at) }) {
+                depths[at].add_ended(item.ready_at, now);
+            }
+        }
+        depths
+    }
 }
 
-/// The first tenant after `after` that has something in the asked queues.
-fn next_tenant(
-    asked: &[(QueueName, Room)],
-    tenants: Option<&[TenantId]>,
-    after: Option<&TenantId>,
-) -> Option<TenantId> {
-    if let Some(tenants) = tenants {
-        return tenants.iter().filter(|tenant| Some(*tenant) > after).min().cloned();
+impl Depth {
+    /// Counts an item whose lease has ended as one that waits.
+    fn add_ended(&mut self, ready_at: Timestamp, now: Timestamp) {
+        self.leased -= 1;
+        if ready_at > now {
+            self.delayed += 1;
+        } else {
+            self.ready += 1;
+            self.oldest_at = Some(self.oldest_at.map_or(ready_at, |oldest| oldest.min(ready_at)));
+        }
     }
-    let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let next = |room: &Room| {
-        room.ready.range::<TenantId, _>((begin, Bound::Unbounded)).next().map(|(t, _)| t.clone())
-    };
-    asked.iter().filter_map(|(_, room)| next(room)).min()
 }
 
 impl MemoryQueue {
@@ -385,8 +447,9 @@ impl Queue for MemoryQueue {
     }
 
     async fn depth(&self, tenant: &TenantId, now: Timestamp) -> Result<Vec<Depth>> {
-        let state = self.state();
-        let depths = state.rooms.iter().map(|(queue, room)| room.depth(queue, tenant, &state.leases, now));
-        Ok(depths.filter(|depth| depth.ready + depth.delayed + depth.leased > 0).collect())
+        Ok(self.state().depth(tenant, now))
     }
 }
+
+#[cfg(test)]
+mod tests;
