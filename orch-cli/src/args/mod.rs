@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, Verdict, WorkArgs};
+pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, WorkArgs};
 pub(crate) use prove::{ExportArgs, LedgerCommand, VerifyArgs};
 pub(crate) use runs::RunsCommand;
 
@@ -178,12 +178,15 @@ pub(crate) struct RunArgs {
     /// The document, YAML or JSON
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Single inputs; a value that is JSON is taken as JSON unless the schema asks for a string
-    #[arg(value_name = "KEY=VALUE")]
-    pub(crate) pairs: Vec<String>,
-    /// A file with the inputs, a JSON or YAML object; KEY=VALUE goes before it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) inputs: Option<PathBuf>,
+    /// The same as --inputs
+    #[arg(value_name = "INPUT")]
+    pub(crate) more_inputs: Vec<String>,
+    /// Inputs: `key=value`, a file that holds a JSON or YAML object, or the object itself, `{…}`; may be repeated
+    ///
+    /// A value is taken as JSON if it is JSON, unless the schema asks for a string. `key=value` goes before objects,
+    /// and what comes later before what comes earlier.
+    #[arg(long, value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
     /// Name the run: the same token, document and inputs are one run, however often it is submitted
     #[arg(long, value_name = "TOKEN")]
     pub(crate) run_token: Option<String>,
@@ -205,5 +208,58 @@ mod tests {
     #[test]
     fn every_command_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// The words of a line as a shell would split it, as far as the examples go.
+    fn split(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+        for character in line.chars() {
+            match quote {
+                Some(end) if character == end => quote = None,
+                None if matches!(character, '\'' | '"') => quote = Some(character),
+                None if character == ' ' => {
+                    words.extend(Some(std::mem::take(&mut word)).filter(|w| !w.is_empty()))
+                }
+                _ => word.push(character),
+            }
+        }
+        words.extend(Some(word).filter(|word| !word.is_empty()));
+        words
+    }
+
+    #[test]
+    fn every_command_in_the_head_of_an_example_is_understood() {
+        let dags = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/dags");
+        let mut count = 0;
+        for file in std::fs::read_dir(dags).unwrap().map(|file| file.unwrap().path()) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for line in text.lines().filter_map(|line| line.strip_prefix("#   ")) {
+                if line.starts_with("orch ") {
+                    count += 1;
+                    let parsed = Cli::try_parse_from(split(line));
+                    assert!(parsed.is_ok(), "{}: {line}: {:?}", file.display(), parsed.err());
+                }
+            }
+        }
+        assert!(count >= 10, "{count} commands");
+    }
+
+    #[test]
+    fn a_verdict_is_said_in_one_of_two_ways_and_only_once() {
+        let parse = |words: &str| Cli::try_parse_from(split(&format!("orch gate decide latest ok {words}")));
+        for (words, expected) in [
+            ("approve", true),
+            ("--approve", true),
+            ("reject", false),
+            ("--reject --reason 'not now'", false),
+        ] {
+            let Command::Gate(GateCommand::Decide { verdict, .. }) = parse(words).unwrap().command else {
+                panic!("{words}");
+            };
+            assert_eq!(verdict.approves(), expected, "{words}");
+        }
+        for words in ["", "--approve --reject", "approve --reject", "maybe"] {
+            assert!(parse(words).is_err(), "{words}");
+        }
     }
 }

@@ -82,17 +82,38 @@ pub(crate) enum GateCommand {
         run: String,
         /// The gate's step
         step: StepKey,
-        /// The verdict
-        #[arg(value_enum)]
-        verdict: Verdict,
+        #[command(flatten)]
+        verdict: Said,
         #[command(flatten)]
         work: WorkArgs,
     },
 }
 
+/// A verdict as it is said: as a word or as an option.
+#[derive(Args, Clone, Copy, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Said {
+    /// The verdict
+    #[arg(value_enum)]
+    verdict: Option<Verdict>,
+    /// The same as the verdict `approve`
+    #[arg(long)]
+    approve: bool,
+    /// The same as the verdict `reject`
+    #[arg(long)]
+    reject: bool,
+}
+
+impl Said {
+    /// Whether the gate opens.
+    pub(crate) fn approves(self) -> bool {
+        self.approve || self.verdict == Some(Verdict::Approve)
+    }
+}
+
 /// A verdict on a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Verdict {
+enum Verdict {
     /// It opens.
     Approve,
     /// It does not.

@@ -6,7 +6,7 @@ use orch::store::RunsQuery;
 use orch::{Clock as _, Payload, RunId, StepKey, SystemClock, Timestamp};
 use serde::Serialize;
 
-use crate::args::{GateCommand, Globals, SignalCommand, Verdict};
+use crate::args::{GateCommand, Globals, SignalCommand};
 use crate::connect::{Mode, Session};
 use crate::fault::{Fault, Result};
 use crate::output::table::{table, text};
@@ -34,7 +34,7 @@ pub(crate) async fn gate(globals: &Globals, out: &Out, command: GateCommand) -> 
         GateCommand::Decide { run, step, verdict, work } => {
             let session = Session::open(globals, Mode::of(&work)).await?;
             let run = select::run(&session, &run).await?;
-            let approved = verdict == Verdict::Approve;
+            let approved = verdict.approves();
             let row = session.orch.decide(&session.who, run, step, approved).await?;
             let word = if approved { "approved" } else { "rejected" };
             commands::runs::go_on(session, out, &row, word, &work).await

@@ -14,7 +14,7 @@ use crate::output::{Out, words};
 /// Publishes a document, submits a run and carries it on.
 pub(crate) async fn run(globals: &Globals, out: &Out, args: &RunArgs) -> Result<()> {
     let dag = inputs::document(&args.file)?;
-    let inputs = inputs::inputs(&dag, args.inputs.as_deref(), &args.pairs)?;
+    let inputs = inputs::inputs(&dag, args.inputs.iter().chain(&args.more_inputs))?;
     let session = Session::open(globals, Mode::of(&args.work)).await?;
     let (orch, who) = (&session.orch, &session.who);
     let id = dag.id.clone();

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod crash;
+mod examples;
 mod kit;
 mod machine;
 mod people;
