@@ -180,6 +180,7 @@ impl OrchestratorBuilder {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            trouble: Default::default(),
             settings: self.settings,
         });
         let roles = core.settings.roles;

@@ -280,6 +280,9 @@ impl Committer {
             Done::Loaded(loaded) => loaded.into_iter().for_each(|(key, state)| self.loaded(&key, state)),
             Done::Landed(landed) => {
                 self.appends -= 1;
+                if landed.iter().any(|(_, outcome)| outcome.is_ok()) {
+                    self.core.trouble.set(None);
+                }
                 landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
             }
             Done::Rested(key) => self.put_back(&key, Residency::Unknown),
@@ -318,6 +321,7 @@ impl Committer {
             Err(error) => {
                 let requests = prepared.into_requests();
                 if error.kind() != ErrorKind::Conflict {
+                    self.core.trouble.set(Some(error.to_string()));
                     tracing::warn!(run = %key, %error, kind = error.kind().as_str(), "an append failed");
                 }
                 self.again_or_refuse(&key, requests, &error);

@@ -58,6 +58,7 @@ pub(super) struct Core {
     /// Fires when everything stops.
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
+    pub(super) trouble: Trouble,
 }
 
 impl std::fmt::Debug for Core {
@@ -148,6 +149,20 @@ impl Backlog {
 
 pub(super) fn closed() -> Error {
     Error::closed("the orchestrator has been shut down")
+}
+
+/// What went wrong with the store last, while nothing has gone right since.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    pub(super) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
 }
 
 /// Plans by the hash of their document: the runs of one DAG version share one.

@@ -114,6 +114,9 @@ pub(super) struct SubRun {
     pub(super) priority: i32,
     pub(super) traceparent: Option<String>,
     pub(super) sandbox: Option<String>,
+    /// Who submitted the parent and why, for the record of the child.
+    pub(super) actor: String,
+    pub(super) rationale: Option<String>,
     /// The parent is winding down.
     pub(super) cancel: bool,
 }
@@ -133,6 +136,8 @@ impl SubRun {
             priority: state.created.priority.saturating_add(state.spec(at).priority),
             traceparent: state.created.traceparent.clone(),
             sandbox: state.created.sandbox.clone(),
+            actor: state.actor.clone(),
+            rationale: state.created.rationale.clone(),
             cancel: state.ending.is_some(),
         })
     }

@@ -58,8 +58,8 @@ impl Identity {
     }
 }
 
-/// How busy a process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How busy a process is, and what keeps it from getting on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Runs kept in memory: unfinished ones it had to do with lately.
     pub loaded_runs: usize,
@@ -69,6 +69,8 @@ pub struct Stats {
     pub active_attempts: usize,
     /// Attempts that could execute besides.
     pub free_slots: usize,
+    /// Why the store did not take the last append, while it has taken none since: it is tried again all the while.
+    pub trouble: Option<String>,
 }
 
 /// A running orchestrator. Cheap to clone; all clones are the same engine.
@@ -339,6 +341,7 @@ impl Orchestrator {
             watched_runs: self.core.watchers.len(),
             active_attempts: self.core.active.len(),
             free_slots: self.core.places.available_permits(),
+            trouble: self.core.trouble.get(),
         }
     }
 

@@ -91,14 +91,14 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
         plan: plan.document().clone(),
         plan_hash: plan.hash(),
         priority: sub_run.priority,
-        rationale: None,
+        rationale: sub_run.rationale.clone(),
         replay_of: None,
         run_token: sub_run.token.clone(),
         sandbox: sub_run.sandbox.clone(),
         traceparent: sub_run.traceparent.clone(),
     };
     let create = Change::Create(Box::new(Create { created, plan, reused: Vec::new() }));
-    match core.request(child.clone(), Arc::clone(&core.actor), create).await? {
+    match core.request(child.clone(), sub_run.actor.as_str().into(), create).await? {
         Answer::Created { .. } => Ok(()),
         _ => Err(Error::internal("a run is answered by its row")),
     }

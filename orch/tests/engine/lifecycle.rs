@@ -205,3 +205,17 @@ async fn a_process_works_for_its_tenants_and_queues_only() {
     assert_eq!(generous.wait(&stranger(), theirs).await.unwrap().status, RunStatus::Completed);
     assert_eq!(witness.total(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn trouble_with_the_store_can_be_seen_while_it_lasts() {
+    let store = FaultyStore::new(MemoryStore::new(), 1, Rates { unavailable: 100, ..Rates::default() });
+    let orchestrator = builder().store(Arc::new(store.clone())).start().unwrap();
+    assert_eq!(orchestrator.stats().trouble, None);
+    let steps = dag("  - { id: a, uses: fn/echo }\n");
+    let submit = orch::Submit::new(orch::DagRef::Unpublished(Box::new(steps.clone())), serde_json::json!({}));
+    let refused = orchestrator.submit(&who(), submit).await.unwrap_err();
+    assert_eq!(orchestrator.stats().trouble, Some(refused.to_string()));
+    store.stop_faults();
+    assert_eq!(run(&orchestrator, steps).await.status, RunStatus::Completed);
+    assert_eq!(orchestrator.stats().trouble, None);
+}

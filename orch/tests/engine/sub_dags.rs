@@ -42,8 +42,10 @@ async fn the_output_of_a_sub_dag_is_the_output_of_its_step() {
     assert_eq!(check(&orchestrator, row.run).await.outputs()["z"].get(), &json!([5, [1, 2, 3]]));
     assert!(begun.elapsed().as_secs() < 2);
     for child in children(&orchestrator, row.run).await {
-        let parent = orchestrator.run(&who(), child).await.unwrap().parent.unwrap();
+        let child = orchestrator.run(&who(), child).await.unwrap();
+        let parent = child.parent.unwrap();
         assert_eq!((parent.run, parent.depth), (row.run, 1));
+        assert_eq!(child.actor, who().actor, "whoever submitted the parent submitted the child");
     }
 }
 
