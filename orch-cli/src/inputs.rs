@@ -112,7 +112,7 @@ mod tests {
         let text = "apiVersion: orch/v1\nkind: Dag\nid: t\nsteps: [{ id: a, uses: fn/noop }]\n";
         let dag = spec::parse("t", text, &connect::limits()).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "{ a: file, b: file, c: file }").unwrap();
+        std::fs::write(file.path(), "a: file\nb: file\nc: file\n").unwrap();
         let words = [
             "c=single".to_owned(),
             file.path().display().to_string(),
