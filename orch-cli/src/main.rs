@@ -9,6 +9,7 @@ mod inputs;
 mod output;
 mod select;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let code = u8::from(error.use_stderr());
+            let printed = error.print().and_then(|()| std::io::stdout().flush());
             // Help that nobody reads any more is no failure.
-            error.print().unwrap_or_default();
-            return ExitCode::from(code);
+            let lost = printed.is_err_and(|cause| cause.kind() != std::io::ErrorKind::BrokenPipe);
+            return ExitCode::from(u8::from(error.use_stderr() || lost));
         }
     };
     output::set_color(cli.globals.color);
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
     let result = runtime.block_on(commands::execute(cli, &out));
     // What was not asked to end gracefully is dropped: child processes are killed with their attempts.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    let written = out.finish().map_err(|fault| fault.report(&out));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => written.err().unwrap_or(ExitCode::SUCCESS),
         Err(fault) => fault.report(&out),
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use operate::{DagCommand, GateCommand, Sandbox, SignalCommand, WorkArgs};
+pub(crate) use operate::{ArtifactCommand, DagCommand, GateCommand, Sandbox, SignalCommand, WorkArgs};
 pub(crate) use prove::{ExportArgs, LedgerCommand, VerifyArgs};
 pub(crate) use runs::RunsCommand;
 
@@ -132,6 +132,9 @@ pub(crate) enum Command {
     /// `latest`. What changes a run exits with 1 when the run has failed.
     #[command(subcommand)]
     Runs(RunsCommand),
+    /// Artifacts: what steps made and logged
+    #[command(subcommand)]
+    Artifact(ArtifactCommand),
     /// Gates that wait for a verdict
     #[command(subcommand)]
     Gate(GateCommand),

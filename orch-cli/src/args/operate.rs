@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use orch::{DagId, StepKey};
+use orch::{DagId, Digest, StepKey};
 
 /// How this process carries runs on.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +68,19 @@ pub(crate) enum DagCommand {
         /// The version, as DAG@N
         #[arg(value_name = "DAG@N")]
         release: String,
+    },
+}
+
+/// `orch artifact`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArtifactCommand {
+    /// Write an artifact whose bytes were verified
+    Get {
+        /// Its SHA-256, 64 hex digits
+        hash: Digest,
+        /// Where to [default: standard output]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
 }
 

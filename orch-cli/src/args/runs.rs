@@ -39,6 +39,15 @@ pub(crate) enum RunsCommand {
         #[arg(long, short)]
         follow: bool,
     },
+    /// Print what the attempts of a run wrote to their logs, once they have ended
+    ///
+    /// With --json exactly the lines that were kept, as NDJSON.
+    Logs {
+        /// The run
+        run: String,
+        /// Only this step, `id` or `id[index]`
+        step: Option<StepKey>,
+    },
     /// Follow a run that another process carries on, until it has ended
     Watch {
         /// The run

@@ -5,6 +5,7 @@ mod dag;
 mod doctor;
 mod document;
 mod gate;
+mod look;
 mod prove;
 mod run;
 mod runs;
@@ -29,6 +30,7 @@ pub(crate) async fn execute(cli: Cli, out: &Out) -> Result<()> {
         Command::Work { until_idle, work } => work::work(globals, out, until_idle, &work).await,
         Command::Dag(command) => dag::execute(globals, out, command).await,
         Command::Runs(command) => runs::execute(globals, out, command).await,
+        Command::Artifact(command) => look::artifact(globals, out, command).await,
         Command::Gate(command) => gate::gate(globals, out, command).await,
         Command::Signal(command) => gate::signal(globals, out, command).await,
         Command::Doctor => doctor::doctor(globals, out).await,

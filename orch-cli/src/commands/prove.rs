@@ -167,6 +167,9 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
             out.document(&manifest);
         }
     }
+    if out.is_gone() {
+        return Ok(());
+    }
     let size = words::size(manifest.counts.bytes);
     out.note(format_args!(
         "exported {} entries ({size}), SHA-256 {}",

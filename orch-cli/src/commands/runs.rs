@@ -14,8 +14,8 @@ use crate::output::table::{table, text};
 use crate::output::{Out, run as show, style, words};
 use crate::select;
 
-use super::prove;
 use super::run::advice;
+use super::{look, prove};
 
 pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) -> Result<()> {
     match command {
@@ -41,6 +41,7 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
             Ok(())
         }
         RunsCommand::Events { run, after, follow } => events(globals, out, &run, after, follow).await,
+        RunsCommand::Logs { run, step } => look::logs(globals, out, &run, step.as_ref()).await,
         RunsCommand::Watch { run } => watch(globals, out, &run).await,
         RunsCommand::Cancel { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;

@@ -1,5 +1,6 @@
 //! The one place that writes to the terminal.
 
+pub(crate) mod given;
 pub(crate) mod live;
 pub(crate) mod run;
 pub(crate) mod source;
@@ -9,11 +10,12 @@ pub(crate) mod words;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::args::Color;
+use crate::fault::Result;
 
 /// Decides about colour for the whole process.
 pub(crate) fn set_color(color: Color) {
@@ -28,28 +30,35 @@ pub(crate) fn set_color(color: Color) {
 /// Standard output and standard error.
 ///
 /// A reader that has gone away (`orch … | head`) is no error: what is left to say is dropped, and the command goes on
-/// with what it does.
+/// with what it does. An answer that could not be written for any other reason, such as a full disk, is kept in mind,
+/// and the command fails at its end.
 #[derive(Debug)]
 pub(crate) struct Out {
     /// Whether a machine reads the answer.
     pub(crate) json: bool,
     /// Whether to show no progress.
     pub(crate) quiet: bool,
-    gone: AtomicBool,
+    lost: Mutex<Option<io::Error>>,
 }
 
 impl Out {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet, gone: AtomicBool::new(false) }
+        Self { json, quiet, lost: Mutex::new(None) }
     }
 
     /// Prints a line of the answer.
     pub(crate) fn line(&self, text: impl Display) {
+        if self.is_gone() {
+            return;
+        }
         self.check(writeln!(anstream::stdout(), "{text}"));
     }
 
     /// Prints bytes of the answer as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) {
+        if self.is_gone() {
+            return;
+        }
         let mut stdout = io::stdout().lock();
         self.check(stdout.write_all(bytes).and_then(|()| stdout.flush()));
     }
@@ -89,7 +98,20 @@ impl Out {
 
     /// Whether nobody reads the answer any more.
     pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.lost().is_some()
+    }
+
+    /// Writes what is left, and says whether all of the answer has reached its reader.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.check(io::stdout().flush());
+        match self.lost().take() {
+            Some(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+                Err(orch::Error::unavailable("the answer cannot be written to standard output")
+                    .with("reason", cause)
+                    .into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether progress may be drawn over itself.
@@ -98,8 +120,12 @@ impl Out {
     }
 
     fn check(&self, result: io::Result<()>) {
-        if result.is_err() {
-            self.gone.store(true, Ordering::Relaxed);
+        if let Err(cause) = result {
+            self.lost().get_or_insert(cause);
         }
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,7 @@
 //! A run as people and machines see it: where its steps stand, what it made, what it waits for.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{Cell, CellAlignment};
 use orch::ledger::{ArtifactRef, StepStatus};
 use orch::planner::{RunState, StepRef, StepState};
@@ -8,7 +10,7 @@ use orch::{Clock as _, Payload, StepKey, SystemClock, Timestamp};
 use serde::Serialize;
 
 use super::table::{table, text};
-use super::{Out, style, words};
+use super::{Out, given, style, words};
 use crate::carry::{Need, What};
 use crate::commands::Comparison;
 
@@ -33,6 +35,8 @@ struct RunDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     sandbox: Option<&'a str>,
     step_states: Vec<StepDocument<'a>>,
+    /// What the run gives: the outputs of its final steps.
+    outputs: BTreeMap<&'a str, &'a Payload>,
     artifacts: Vec<Made>,
     needs: &'a [Need],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,10 @@ pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Op
         out.line("");
         out.line(artifacts(&made));
     }
+    if let Some(outputs) = given::outputs(state) {
+        out.line("");
+        out.line(outputs);
+    }
     out.line("");
     out.line(summary(state));
     for need in needs.iter().take(NEEDS) {
@@ -120,6 +128,7 @@ fn document<'a>(
         rationale: state.created.rationale.as_deref(),
         sandbox: state.created.sandbox.as_deref(),
         step_states: top(state).map(step).collect(),
+        outputs: state.outputs().into_iter().map(|(step, output)| (step, output.payload())).collect(),
         artifacts: made(state),
         needs,
         comparison,

@@ -90,6 +90,11 @@ pub(crate) fn one_line(text: &str) -> String {
         .collect()
 }
 
+/// A line from a step as it stands, blanks and all: nothing in it moves a cursor or sets a colour.
+pub(crate) fn harmless(line: &str) -> String {
+    line.replace('\t', "    ").chars().filter(|character| !character.is_control()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
