@@ -195,7 +195,7 @@ pub(crate) async fn follow(
                 }
             },
             _ = frames.tick() => {
-                progress.draw(&state);
+                progress.draw(&state, session.orch.stats().trouble);
                 if Instant::now() >= look_at {
                     if let Some(needs) = needs(session, &state).await? {
                         return Ok((state, End::Waiting(needs)));

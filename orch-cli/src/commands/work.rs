@@ -12,6 +12,7 @@ use crate::args::{Globals, WorkArgs};
 use crate::carry::{self, Interrupts};
 use crate::connect::{Mode, Session};
 use crate::fault::{Fault, Result};
+use crate::output::live::{self, Progress};
 use crate::output::{Out, style, words};
 
 /// How often it is looked which runs there are.
@@ -24,12 +25,13 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
     }
     let session = Session::open(globals, Mode::Work(work)).await?;
     let mut interrupts = Interrupts::listen()?;
+    let mut progress = Progress::new(out);
     let mut open: BTreeMap<RunId, RunStatus> = BTreeMap::new();
     loop {
         let unfinished = unfinished(&session).await?;
         for row in &unfinished {
             if open.insert(row.run, row.status).is_none() {
-                out.note(format_args!(
+                progress.say(&format!(
                     "{} {} run {}",
                     style::run(row.status),
                     row.dag,
@@ -37,7 +39,8 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
                 ));
             }
         }
-        report_ended(&session, out, &mut open, &unfinished).await?;
+        report_ended(&session, out, &mut progress, &mut open, &unfinished).await?;
+        progress.show(live::bounded(unfinished.iter().map(line).collect()), session.orch.stats().trouble);
         if until_idle && is_idle(&session, &unfinished).await? {
             break;
         }
@@ -46,6 +49,7 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
             () = interrupts.next() => break,
         }
     }
+    progress.end();
     carry::finish(session, out, &mut interrupts).await;
     Ok(())
 }
@@ -54,6 +58,7 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
 async fn report_ended(
     session: &Session,
     out: &Out,
+    progress: &mut Progress,
     open: &mut BTreeMap<RunId, RunStatus>,
     unfinished: &[RunRow],
 ) -> Result<()> {
@@ -62,16 +67,30 @@ async fn report_ended(
     for run in ended {
         open.remove(&run);
         let row = session.orch.run(&session.who, run).await?;
-        if out.json {
-            out.record(
-                &json!({ "run": row.run, "dagId": row.dag, "status": row.status, "steps": row.steps }),
-            );
-        } else {
-            let (status, short) = (style::run(row.status), words::short(run));
-            out.line(format_args!("{status} {} run {short}: {}", row.dag, words::counts(&row.steps)));
-        }
+        progress.aside(|| {
+            if out.json {
+                out.record(
+                    &json!({ "run": row.run, "dagId": row.dag, "status": row.status, "steps": row.steps }),
+                );
+            } else {
+                let (status, short) = (style::run(row.status), words::short(run));
+                out.line(format_args!("{status} {} run {short}: {}", row.dag, words::counts(&row.steps)));
+            }
+        });
     }
     Ok(())
+}
+
+/// How far a run is.
+fn line(row: &RunRow) -> String {
+    let (run, counts) = (words::short(row.run), &row.steps);
+    format!(
+        "{} {run}  {}/{} steps ({})",
+        row.dag,
+        words::settled(counts),
+        counts.total(),
+        words::counts(counts)
+    )
 }
 
 async fn unfinished(session: &Session) -> Result<Vec<RunRow>> {

@@ -23,7 +23,7 @@ pub(crate) fn outputs(state: &RunState) -> Option<String> {
     let outputs = state.outputs();
     let mut said = outputs
         .iter()
-        .filter(|(step, output)| !output.payload().is_null() && spoken(step).is_some())
+        .filter(|(step, output)| !is_silent(output.payload()) && spoken(step).is_some())
         .map(|(step, output)| one(step, output.payload()));
     let mut blocks: Vec<(String, bool)> = said.by_ref().take(OUTPUTS).collect();
     let (dim, run) = (style::DIM, words::short(state.key.run));
@@ -37,6 +37,14 @@ pub(crate) fn outputs(state: &RunState) -> Option<String> {
     }
     let blocks: Vec<String> = blocks.into_iter().map(|(block, _)| block).collect();
     (!blocks.is_empty()).then(|| blocks.join("\n"))
+}
+
+/// Whether an output says nothing: null, or a list of nothing but that.
+fn is_silent(output: &Payload) -> bool {
+    match output.to_value() {
+        Value::Array(items) => items.iter().all(Value::is_null),
+        value => value.is_null(),
+    }
 }
 
 /// One output, and whether it was cut: on the line of its step when it is short, else below it.

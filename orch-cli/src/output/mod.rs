@@ -6,6 +6,7 @@ pub(crate) mod run;
 pub(crate) mod source;
 pub(crate) mod style;
 pub(crate) mod table;
+mod tell;
 pub(crate) mod words;
 
 use std::fmt::Display;

@@ -5,6 +5,7 @@ use comfy_table::{Cell, Color};
 use orch::ledger::{RunStatus, StepStatus};
 
 pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
 
 #[derive(Clone, Copy)]

@@ -28,13 +28,14 @@ pub(crate) fn span(span: Duration) -> String {
 
 /// How long ago something was, or how soon it will be.
 pub(crate) fn relative(at: Timestamp, now: Timestamp) -> String {
+    // To the nearest of its unit: a deadline of a day is told as 24 hours, not 23, right after it was set.
     let round = |length: Duration| {
-        let seconds = length.as_secs();
+        let seconds = (length.as_millis() + 500) / 1000;
         match seconds {
             0..60 => format!("{seconds}s"),
-            60..3600 => format!("{}m", seconds / 60),
-            3600..86_400 => format!("{}h", seconds / 3600),
-            _ => format!("{}d", seconds / 86_400),
+            60..3570 => format!("{}m", (seconds + 30) / 60),
+            3570..170_000 => format!("{}h", (seconds + 1800) / 3600),
+            _ => format!("{}d", (seconds + 43_200) / 86_400),
         }
     };
     if at > now { format!("in {}", round(at.since(now))) } else { format!("{} ago", round(now.since(at))) }
@@ -57,6 +58,11 @@ pub(crate) fn size(bytes: u64) -> String {
 /// A number with its noun.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// How many steps are settled.
+pub(crate) fn settled(counts: &StepCounts) -> u32 {
+    StepStatus::ALL.iter().filter(|status| status.is_settled()).map(|status| counts.get(*status)).sum()
 }
 
 /// How many steps stand where, those that nobody asks about left out.
@@ -111,7 +117,8 @@ mod tests {
     #[test]
     fn instants_are_told_from_now() {
         let now = Timestamp::from_micros(1_000_000_000_000);
-        assert_eq!(relative(now.plus(Duration::from_secs(90)), now), "in 1m");
+        assert_eq!(relative(now.plus(Duration::from_secs(90)), now), "in 2m");
+        assert_eq!(relative(now.plus(Duration::from_millis(86_399_200)), now), "in 24h");
         assert_eq!(relative(now, now.plus(Duration::from_secs(7_200))), "2h ago");
     }
 
