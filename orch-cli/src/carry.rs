@@ -1,9 +1,10 @@
 //! Following a run while this process carries it on: until it ends, waits for a person, or is interrupted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orch::engine::RunEvents;
-use orch::ledger::{Entry, Head, StepStatus};
+use orch::ledger::{Entry, Event, Head, ReusedFrom, StepStatus};
 use orch::planner::{RunState, StepRef, StepState, unshared_plan};
 use orch::{Digest, Error, ErrorKind, RunId, StepKey};
 use serde::Serialize;
@@ -60,6 +61,9 @@ pub(crate) enum What {
     },
 }
 
+/// Where the outputs of steps come from that did not run.
+pub(crate) type Reused = BTreeMap<StepKey, ReusedFrom>;
+
 /// Why following a run is over.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -69,6 +73,15 @@ pub(crate) enum End {
     Waiting(Vec<Need>),
     /// Somebody pressed Ctrl-C.
     Interrupted,
+}
+
+/// What following waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// For what happens by itself.
+    Moving,
+    /// Also for a held run to be let go on.
+    Held,
 }
 
 /// Ctrl-C, and what a service manager sends.
@@ -115,7 +128,8 @@ pub(crate) async fn carry_on(
 ) -> Result<()> {
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(out);
-    let (state, end) = follow(&session, (run, seen), &mut interrupts, &mut progress).await?;
+    let (state, end) =
+        follow(&session, (run, seen), &mut interrupts, &mut progress, Patience::Moving).await?;
     progress.end();
     let completed = state.status() == orch::ledger::RunStatus::Completed;
     let failed = state.status() == orch::ledger::RunStatus::Failed;
@@ -127,7 +141,7 @@ pub(crate) async fn carry_on(
         Verdict::Replay(of) => Some(Comparison::of(&session, of, run).await?),
         Verdict::Run | Verdict::Operation => None,
     };
-    show::result(out, &state, &needs, comparison.as_ref());
+    show::result(out, &state, &reused(&session, run).await?, &needs, comparison.as_ref());
     finish(session, out, &mut interrupts).await;
     let good = match verdict {
         Verdict::Run => completed,
@@ -145,7 +159,8 @@ async fn interrupted(
 ) -> Result<()> {
     let (token, run) = (&state.created.run_token, words::short(state.key.run));
     finish(session, out, interrupts).await;
-    out.note(format_args!(
+    // Why it exits with 1 is said to the quiet as well.
+    out.error(format_args!(
         "run {run} is not finished, and nothing is lost; it goes on with
   orch work
 or with the same \
@@ -175,7 +190,9 @@ pub(crate) async fn follow(
     (run, seen): (RunId, u64),
     interrupts: &mut Interrupts,
     progress: &mut Progress,
+    patience: Patience,
 ) -> Result<(RunState, End)> {
+    let mut held = false;
     let mut events = session.orch.events(&session.who, run, 0, true);
     let mut state = first(&mut events, run).await?;
     progress.begin(&state);
@@ -197,8 +214,14 @@ pub(crate) async fn follow(
             _ = frames.tick() => {
                 progress.draw(&state, session.orch.stats().trouble);
                 if Instant::now() >= look_at {
-                    if let Some(needs) = needs(session, &state).await? {
-                        return Ok((state, End::Waiting(needs)));
+                    match needs(session, &state).await? {
+                        Some(needs) if patience == Patience::Held && is_held(&needs) => {
+                            if !std::mem::replace(&mut held, true) {
+                                progress.say(&advice(&needs));
+                            }
+                        }
+                        Some(needs) => return Ok((state, End::Waiting(needs))),
+                        None => held = false,
                     }
                     look_at = Instant::now() + QUIET * 3;
                 }
@@ -206,6 +229,30 @@ pub(crate) async fn follow(
             () = interrupts.next() => return Ok((state, End::Interrupted)),
         }
     }
+}
+
+/// The steps of a run whose outputs come from other runs, and from which.
+pub(crate) async fn reused(session: &Session, run: RunId) -> Result<Reused> {
+    let mut events = session.orch.events(&session.who, run, 0, false);
+    let mut reused = Reused::new();
+    while let Some((entry, _)) = events.next().await? {
+        if let Event::StepSucceeded(event) = entry.event
+            && let Some(from) = event.reused
+        {
+            reused.insert(event.step, from);
+        }
+    }
+    Ok(reused)
+}
+
+/// Whether a run waits for nothing but to be let go on.
+fn is_held(needs: &[Need]) -> bool {
+    needs.iter().all(|need| need.what == What::Resume)
+}
+
+fn advice(needs: &[Need]) -> String {
+    let lines: Vec<String> = needs.iter().map(show::advice).collect();
+    lines.join("\n")
 }
 
 async fn first(events: &mut RunEvents, run: RunId) -> Result<RunState> {

@@ -5,6 +5,7 @@ mod carry;
 mod commands;
 mod connect;
 mod fault;
+mod functions;
 mod inputs;
 mod output;
 mod select;

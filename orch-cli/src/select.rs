@@ -16,9 +16,7 @@ const WHOLE: usize = 32;
 /// The run that `text` names: an id, the beginning of one, or `latest`.
 pub(crate) async fn run(session: &Session, text: &str) -> Result<RunId> {
     if text == "latest" {
-        let query = RunsQuery { limit: 1, ..RunsQuery::all(session.who.tenant.clone()) };
-        let page = session.orch.runs(&session.who, query).await?;
-        return page.runs.first().map(|row| row.run).ok_or_else(|| none(session, text));
+        return latest(session).await?.ok_or_else(|| none(session, text));
     }
     let hex = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     if !hex || !(PREFIX_MIN..=WHOLE).contains(&text.len()) {
@@ -40,6 +38,18 @@ pub(crate) async fn run(session: &Session, text: &str) -> Result<RunId> {
             let ids: Vec<String> = several.iter().map(|run| words::short(*run)).collect();
             Err(Fault::said(format!("`{text}` is the beginning of several runs: {}", ids.join(", ")))
                 .hint("write more digits"))
+        }
+    }
+}
+
+/// The newest run that somebody submitted, as opposed to one that a sub-DAG made.
+async fn latest(session: &Session) -> Result<Option<RunId>> {
+    let mut query = RunsQuery::all(session.who.tenant.clone());
+    loop {
+        let page = session.orch.runs(&session.who, query.clone()).await?;
+        match (page.runs.iter().find(|row| row.parent.is_none()), page.next) {
+            (None, Some(next)) => query.cursor = Some(next),
+            (found, _) => return Ok(found.map(|row| row.run)),
         }
     }
 }

@@ -129,7 +129,7 @@ pub(crate) enum Command {
     /// Runs: list, show, steer, repeat, compare
     ///
     /// A RUN is named by its id, by the beginning of it (4 digits or more, as long as only one run fits), or by
-    /// `latest`. What changes a run exits with 1 when the run has failed.
+    /// `latest`, the newest that is not part of another run. What changes a run exits with 1 when the run has failed.
     #[command(subcommand)]
     Runs(RunsCommand),
     /// Artifacts: what steps made and logged
@@ -190,7 +190,8 @@ pub(crate) struct RunArgs {
     /// and what comes later before what comes earlier.
     #[arg(long, value_name = "INPUT")]
     pub(crate) inputs: Vec<String>,
-    /// Name the run: the same token, document and inputs are one run, however often it is submitted
+    /// Name the run: the same token, DAG id and inputs are one run, however often and from whatever document it is
+    /// submitted; a run of another plan than the document's is left alone, and the command fails
     #[arg(long, value_name = "TOKEN")]
     pub(crate) run_token: Option<String>,
     /// Added to the priority of the steps, -1000 to 1000

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use orch::{DagId, Digest, StepKey};
+use orch::{Digest, StepKey};
 
 /// How this process carries runs on.
 #[derive(Args, Clone, Debug)]
@@ -44,10 +44,10 @@ pub(crate) enum DagCommand {
     List,
     /// Show a DAG with its versions and its plan
     Show {
-        /// The DAG
+        /// The DAG, or one version of it as DAG@N [default: the newest]
         #[arg(value_name = "DAG")]
-        dag: DagId,
-        /// Which version's plan [default: the newest]
+        dag: String,
+        /// Which version's plan
         #[arg(long, value_name = "N")]
         release: Option<u32>,
     },

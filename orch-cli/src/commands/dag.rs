@@ -15,7 +15,13 @@ use crate::output::{Out, style, words};
 pub(crate) async fn execute(globals: &Globals, out: &Out, command: DagCommand) -> Result<()> {
     match command {
         DagCommand::List => list(globals, out).await,
-        DagCommand::Show { dag, release } => show(globals, out, &dag, release).await,
+        DagCommand::Show { dag, release } => {
+            let (dag, number) = match dag.contains('@') {
+                true => version(&dag).map(|(dag, number)| (dag, Some(number)))?,
+                false => (DagId::new(&dag)?, None),
+            };
+            show(globals, out, &dag, release.or(number)).await
+        }
         DagCommand::Publish { file } => {
             let dag = inputs::document(&file)?;
             let id = dag.id.clone();
@@ -108,12 +114,17 @@ async fn show(globals: &Globals, out: &Out, dag: &DagId, number: Option<u32>) ->
     print_plan(out, &plan)
 }
 
-async fn set_disabled(globals: &Globals, out: &Out, text: &str, disabled: bool) -> Result<()> {
+/// A version as it is written.
+fn version(text: &str) -> Result<(DagId, u32)> {
     let parts = text.split_once('@').and_then(|(dag, number)| Some((dag, number.parse::<u32>().ok()?)));
     let (dag, number) = parts.ok_or_else(|| {
         Fault::said(format!("`{text}` is no version")).hint("write it as DAG@N, like scan@2")
     })?;
-    let dag = DagId::new(dag)?;
+    Ok((DagId::new(dag)?, number))
+}
+
+async fn set_disabled(globals: &Globals, out: &Out, text: &str, disabled: bool) -> Result<()> {
+    let (dag, number) = version(text)?;
     let session = Session::open(globals, Mode::Record).await?;
     let version = session.orch.set_disabled(&session.who, &dag, number, disabled).await?;
     print_version(out, if disabled { "disabled" } else { "enabled" }, &dag, &version);

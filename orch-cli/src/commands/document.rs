@@ -8,14 +8,19 @@ use orch::planner::Plan;
 use crate::args::GraphFormat;
 use crate::connect;
 use crate::fault::{Fault, Result};
+use crate::functions;
 use crate::inputs;
 use crate::output::table::{table, text};
 use crate::output::{Out, style, words};
 
 /// Shows the order of the steps.
 pub(crate) fn plan(out: &Out, file: &Path) -> Result<()> {
-    let plan = Plan::new(inputs::document(file)?, &connect::limits())?;
-    print_plan(out, &plan)
+    let dag = inputs::document(file)?;
+    let warnings = functions::unknown(&dag);
+    let plan = Plan::new(dag, &connect::limits())?;
+    print_plan(out, &plan)?;
+    warnings.iter().for_each(|warning| out.warn(warning));
+    Ok(())
 }
 
 /// Prints a plan.

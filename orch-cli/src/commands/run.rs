@@ -1,13 +1,14 @@
 //! `orch run`.
 
-use orch::ErrorKind;
 use orch::engine::{DagRef, Submit, Submitted};
+use orch::store::RunRow;
+use orch::{Digest, ErrorKind};
 use serde_json::json;
 
 use crate::args::{Globals, RunArgs};
 use crate::carry::{self, Verdict};
 use crate::connect::{Mode, Session};
-use crate::fault::{Advise as _, Result};
+use crate::fault::{Advise as _, FAILED, Fault, Result};
 use crate::inputs;
 use crate::output::{Out, words};
 
@@ -24,6 +25,10 @@ pub(crate) async fn run(globals: &Globals, out: &Out, args: &RunArgs) -> Result<
     submit.rationale = args.rationale.clone().or_else(|| globals.reason.clone());
     submit.priority = args.priority;
     let Submitted { run, new } = orch.submit(who, submit).await.advise(advice)?;
+    if run.plan_hash != version.plan_hash {
+        session.close().await;
+        return Err(other_plan(&run, &version.plan_hash));
+    }
     if args.work.no_work {
         if out.json {
             out.document(&json!({ "run": run.run, "new": new, "status": run.status }));
@@ -38,6 +43,18 @@ pub(crate) async fn run(globals: &Globals, out: &Out, args: &RunArgs) -> Result<
     }
     let seen = if new { 0 } else { run.head.seq };
     carry::carry_on(session, out, (run.run, seen), Verdict::Run).await
+}
+
+/// The token names a run that was made from another document.
+fn other_plan(run: &RunRow, plan: &Digest) -> Fault {
+    let error = orch::Error::already_exists("this token, dag id and inputs name a run of another document")
+        .with("run", run.run)
+        .with("plan of the run", run.plan_hash)
+        .with("plan of the document", plan);
+    let short = words::short(run.run);
+    Fault::from(error).code(FAILED).hint(format!(
+        "take another --run-token to run this document; `orch runs show {short}` shows the other one"
+    ))
 }
 
 /// What to do about a run that is not accepted.

@@ -17,6 +17,9 @@ use crate::select;
 use super::run::advice;
 use super::{look, prove};
 
+/// The most runs of sub-DAGs that are named.
+const CHILD_RUNS: usize = 10;
+
 pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) -> Result<()> {
     match command {
         RunsCommand::List { dag, status, limit } => {
@@ -32,12 +35,13 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
             let run = select::run(&session, &run).await?;
             let state = session.orch.inspect(&session.who, run).await?;
             let needs = carry::needs(&session, &state).await?.unwrap_or_default();
+            let reused = carry::reused(&session, run).await?;
             session.close().await;
             if !out.json {
                 out.line(heading(&state));
                 out.line("");
             }
-            show::result(out, &state, &needs, None);
+            show::result(out, &state, &reused, &needs, None);
             Ok(())
         }
         RunsCommand::Events { run, after, follow } => events(globals, out, &run, after, follow).await,
@@ -182,6 +186,17 @@ fn heading(state: &orch::planner::RunState) -> String {
     if let Some(replayed) = created.replay_of {
         rows.push(("replays", replayed.to_string()));
     }
+    if let Some(parent) = &created.parent {
+        rows.push(("part of", format!("{}, step {}", parent.run, parent.step)));
+    }
+    let children: Vec<String> = show::child_runs(state)
+        .map(|(step, run)| format!("{run}, step {step}"))
+        .take(CHILD_RUNS + 1)
+        .collect();
+    rows.extend(children.iter().take(CHILD_RUNS).map(|child| ("has part", child.clone())));
+    if children.len() > CHILD_RUNS {
+        rows.push(("", "… and more; --json names them all".to_owned()));
+    }
     let dim = style::DIM;
     let lines: Vec<String> =
         rows.iter().map(|(name, value)| format!("{dim}{name:<8}{dim:#} {value}")).collect();
@@ -221,10 +236,12 @@ async fn watch(globals: &Globals, out: &Out, run: &str) -> Result<()> {
     let seen = session.orch.run(&session.who, run).await?.head.seq;
     let mut progress = Progress::new(out);
     let mut interrupts = carry::Interrupts::listen()?;
-    let (state, end) = carry::follow(&session, (run, seen), &mut interrupts, &mut progress).await?;
+    let (state, end) =
+        carry::follow(&session, (run, seen), &mut interrupts, &mut progress, carry::Patience::Held).await?;
     progress.end();
+    let reused = carry::reused(&session, run).await?;
     session.close().await;
     let needs = if let carry::End::Waiting(needs) = end { needs } else { Vec::new() };
-    show::result(out, &state, &needs, None);
+    show::result(out, &state, &reused, &needs, None);
     if state.status() == orch::ledger::RunStatus::Completed { Ok(()) } else { Err(Fault::Code(FAILED)) }
 }

@@ -87,6 +87,12 @@ impl Out {
         }
     }
 
+    /// Warns of what may go wrong later.
+    pub(crate) fn warn(&self, text: impl Display) {
+        let style = style::WARNING;
+        self.note(format_args!("{style}warning{style:#}: {text}"));
+    }
+
     /// Says what went wrong.
     pub(crate) fn error(&self, text: impl Display) {
         writeln!(anstream::stderr(), "{text}").unwrap_or_default();

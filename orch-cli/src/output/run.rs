@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comfy_table::{Cell, CellAlignment};
-use orch::ledger::{ArtifactRef, StepStatus};
+use orch::ledger::{ArtifactRef, ReusedFrom, StepStatus};
 use orch::planner::{RunState, StepRef, StepState};
 use orch::store::RunRow;
 use orch::{Clock as _, Payload, StepKey, SystemClock, Timestamp};
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::table::{table, text};
 use super::{Out, given, style, words};
-use crate::carry::{Need, What};
+use crate::carry::{Need, Reused, What};
 use crate::commands::Comparison;
 
 /// The most rows of one table of steps.
@@ -64,6 +64,9 @@ struct StepDocument<'a> {
     logs: Option<&'a ArtifactRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     child_run: Option<orch::RunId>,
+    /// Where the output comes from, when the step did not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused: Option<&'a ReusedFrom>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     children: Vec<Self>,
 }
@@ -81,12 +84,18 @@ struct Made {
 }
 
 /// A run as it stands, for a person or a machine.
-pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Option<&Comparison>) {
+pub(crate) fn result(
+    out: &Out,
+    state: &RunState,
+    reused: &Reused,
+    needs: &[Need],
+    comparison: Option<&Comparison>,
+) {
     if out.json {
-        out.document(&document(state, needs, comparison));
+        out.document(&document(state, reused, needs, comparison));
         return;
     }
-    out.line(steps(state));
+    out.line(steps(state, reused));
     let made = made(state);
     if !made.is_empty() {
         out.line("");
@@ -112,15 +121,16 @@ pub(crate) fn result(out: &Out, state: &RunState, needs: &[Need], comparison: Op
 
 fn document<'a>(
     state: &'a RunState,
+    reused: &'a Reused,
     needs: &'a [Need],
     comparison: Option<&'a Comparison>,
 ) -> RunDocument<'a> {
     let step = |(at, step): (StepRef, &'a StepState)| {
         let children = step.map.iter().flat_map(|map| &map.children).zip(0..);
         let children = children.map(|(child, place)| {
-            step_document(state, StepRef { child: Some(place), ..at }, child, Vec::new())
+            step_document(state, reused, StepRef { child: Some(place), ..at }, child, Vec::new())
         });
-        step_document(state, at, step, children.collect())
+        step_document(state, reused, at, step, children.collect())
     };
     RunDocument {
         row: state.row(),
@@ -137,6 +147,7 @@ fn document<'a>(
 
 fn step_document<'a>(
     state: &RunState,
+    reused: &'a Reused,
     at: StepRef,
     step: &'a StepState,
     children: Vec<StepDocument<'a>>,
@@ -156,6 +167,7 @@ fn step_document<'a>(
             .map(|error| serde_json::json!({ "code": error.code, "message": error.message })),
         logs: step.logs.as_deref(),
         child_run: step.child_run,
+        reused: reused.get(&state.key_of(at)),
         children,
     }
 }
@@ -173,8 +185,13 @@ fn every(state: &RunState) -> impl Iterator<Item = (StepRef, &StepState)> {
     })
 }
 
+/// The runs of sub-DAGs, with the steps they carry out.
+pub(crate) fn child_runs(state: &RunState) -> impl Iterator<Item = (StepKey, orch::RunId)> {
+    every(state).filter_map(|(at, step)| Some((state.key_of(at), step.child_run?)))
+}
+
 /// The table of steps; of very many steps, those that did not simply succeed.
-fn steps(state: &RunState) -> String {
+fn steps(state: &RunState, reused: &Reused) -> String {
     let many = state.steps().len() > ROWS;
     let mut rows = table(&["STEP", "STATUS", "ATTEMPTS", "TOOK", "NOTE"]);
     for column in [2, 3] {
@@ -188,13 +205,13 @@ fn steps(state: &RunState) -> String {
             hidden += 1;
             continue;
         }
-        rows.add_row(row(state, at, step));
+        rows.add_row(row(state, reused, at, step));
         let children = step.map.iter().flat_map(|map| &map.children).zip(0..);
         let troubled = children.filter(|(child, _)| {
             matches!(child.status, StepStatus::Failed | StepStatus::Parked | StepStatus::Running)
         });
         for (child, place) in troubled.take(CHILDREN) {
-            rows.add_row(row(state, StepRef { child: Some(place), ..at }, child));
+            rows.add_row(row(state, reused, StepRef { child: Some(place), ..at }, child));
         }
     }
     let mut shown = text(&rows);
@@ -208,7 +225,7 @@ fn steps(state: &RunState) -> String {
     shown
 }
 
-fn row(state: &RunState, at: StepRef, step: &StepState) -> Vec<Cell> {
+fn row(state: &RunState, reused: &Reused, at: StepRef, step: &StepState) -> Vec<Cell> {
     let indent = if at.child.is_some() { "  " } else { "" };
     let took = step.started_at.zip(step.ended_at).map(|(from, to)| words::span(to.since(from)));
     let attempts = if step.attempt == 0 { "–".to_owned() } else { step.attempt.to_string() };
@@ -217,13 +234,16 @@ fn row(state: &RunState, at: StepRef, step: &StepState) -> Vec<Cell> {
         style::step_cell(step.status),
         Cell::new(attempts),
         Cell::new(took.unwrap_or_else(|| "–".to_owned())),
-        Cell::new(note(step)),
+        Cell::new(note(step, reused.get(&state.key_of(at)))),
     ]
 }
 
 /// What else is to be said of a step.
-fn note(step: &StepState) -> String {
+fn note(step: &StepState, reused: Option<&ReusedFrom>) -> String {
     let mut parts = Vec::new();
+    if let Some(from) = reused {
+        parts.push(format!("reused from {}", words::short(from.run)));
+    }
     if let Some(map) = &step.map {
         parts.push(words::count(map.children.len(), "item"));
         if map.failed > 0 {
@@ -317,7 +337,7 @@ pub(crate) fn summary(state: &RunState) -> String {
 }
 
 /// What to type so that the run goes on.
-fn advice(need: &Need) -> String {
+pub(crate) fn advice(need: &Need) -> String {
     let run = words::short(need.run);
     let step = need.step.as_ref().map(ToString::to_string).unwrap_or_default();
     match &need.what {

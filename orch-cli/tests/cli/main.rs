@@ -10,3 +10,4 @@ mod kit;
 mod machine;
 mod people;
 mod proof;
+mod relations;
