@@ -160,13 +160,18 @@ async fn interrupted(
     let (token, run) = (&state.created.run_token, words::short(state.key.run));
     finish(session, out, interrupts).await;
     // Why it exits with 1 is said to the quiet as well.
-    out.error(format_args!(
-        "run {run} is not finished, and nothing is lost; it goes on with
-  orch work
-or with the same \
-         `orch run` and
-  --run-token {token}"
-    ));
+    if out.json {
+        let message = "the run was left unfinished; it goes on with `orch work`";
+        let run = state.key.run;
+        let error =
+            serde_json::json!({ "kind": "interrupted", "message": message, "run": run, "runToken": token });
+        out.error_document(&serde_json::json!({ "error": error }));
+    } else {
+        out.error(format_args!(
+            "run {run} is not finished, and nothing is lost; it goes on with\n  orch work\n\
+             or with the same `orch run` and\n  --run-token {token}"
+        ));
+    }
     Err(Fault::Code(FAILED))
 }
 

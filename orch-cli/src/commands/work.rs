@@ -26,11 +26,16 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
     let session = Session::open(globals, Mode::Work(work)).await?;
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(out);
-    let mut open: BTreeMap<RunId, RunStatus> = BTreeMap::new();
+    let mut open: BTreeMap<RunId, u32> = BTreeMap::new();
     loop {
         let unfinished = unfinished(&session).await?;
         for row in &unfinished {
-            if open.insert(row.run, row.status).is_none() {
+            let quarter = words::settled(&row.steps) * 4 / row.steps.total().max(1);
+            let before = open.insert(row.run, quarter);
+            if before.is_some_and(|before| before < quarter) {
+                progress.log(&line(row));
+            }
+            if before.is_none() {
                 progress.say(&format!(
                     "{} {} run {}",
                     style::run(row.status),
@@ -59,7 +64,7 @@ async fn report_ended(
     session: &Session,
     out: &Out,
     progress: &mut Progress,
-    open: &mut BTreeMap<RunId, RunStatus>,
+    open: &mut BTreeMap<RunId, u32>,
     unfinished: &[RunRow],
 ) -> Result<()> {
     let ended: Vec<RunId> =

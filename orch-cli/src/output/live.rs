@@ -110,6 +110,13 @@ impl Progress {
         }
     }
 
+    /// Says something that a terminal shows anyhow.
+    pub(crate) fn log(&self, text: &str) {
+        if let Screen::Plain = self.screen {
+            plain(text);
+        }
+    }
+
     /// Prints something of the answer, which may go to the same terminal.
     pub(crate) fn aside(&mut self, print: impl FnOnce()) {
         match &mut self.screen {

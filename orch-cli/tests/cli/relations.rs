@@ -114,3 +114,12 @@ fn watching_a_held_run_says_so_and_waits() {
     let ended = Ended::of(watching.wait_with_output().unwrap());
     assert!(ended.code == 0 && ended.stderr.contains("the run is held"), "{ended:?}");
 }
+
+#[test]
+fn work_tells_how_far_the_runs_are() {
+    let lab = Lab::new();
+    lab.dag("slow", "steps:\n  - { id: a, uses: fn/noop }\n  - { id: b, uses: fn/sleep, needs: [a], with: { duration: 2s } }\n");
+    lab.orch(&["run", "slow.yaml", "--no-work"]);
+    let worked = lab.orch(&["work", "--until-idle"]);
+    assert!(worked.code == 0 && worked.stderr.contains("1/2 steps"), "{worked:?}");
+}
