@@ -104,7 +104,7 @@ fn fields_that_do_not_go_together_are_reported() {
     assert_eq!(
         problems(&text),
         [
-            "5:39 not-applicable /steps/0/forEach",
+            "5:41 not-applicable /steps/0/forEach",
             "5:61 not-applicable /steps/0/cache",
             "6:3 bad-with /steps/1/with/duration",
             "7:46 bad-with /steps/2/with/duration",
@@ -275,7 +275,7 @@ fn a_number_that_is_not_finite_hides_no_problem_of_the_steps() {
         problems(&text),
         [
             "5:33 not-finite /steps/0/priority",
-            "5:41 unknown-field /steps/0/nedes",
+            "5:39 unknown-field /steps/0/nedes",
             "5:61 not-finite /steps/0/with/x",
         ]
     );
