@@ -43,7 +43,7 @@ impl InputSchema {
     ///
     /// # Errors
     /// `Invalid`, with the JSON pointer, when it is no JSON Schema 2020-12, refers to anything outside
-    /// itself, or holds a pattern that is too large or needs backtracking.
+    /// itself, holds a pattern that is too large or needs backtracking, or can make one value be looked at too often.
     pub fn compile(schema: &Value) -> Result<Self> {
         Self::build(schema).map_err(|problems| {
             let first = problems.into_iter().next();
@@ -65,6 +65,10 @@ impl InputSchema {
         }
         if !problems.is_empty() {
             return Err(problems);
+        }
+        let costly = super::visits::check(schema);
+        if !costly.is_empty() {
+            return Err(costly);
         }
         let patterns =
             PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
