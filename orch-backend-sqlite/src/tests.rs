@@ -65,9 +65,9 @@ async fn opening(config: &SqliteConfig) -> Option<ErrorKind> {
 #[tokio::test]
 async fn every_statement_prepares() {
     let directory = tempfile::tempdir().unwrap();
-    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    let mut writer = connect::open(&config(&directory)).await.unwrap().writer.unwrap();
     for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
-        if let Err(error) = connections.writer.prepare(sqlx::SqlStr::from_static(sql)).await {
+        if let Err(error) = writer.prepare(sqlx::SqlStr::from_static(sql)).await {
             panic!("{error}\n{sql}");
         }
     }
@@ -76,10 +76,10 @@ async fn every_statement_prepares() {
 #[tokio::test]
 async fn no_statement_reads_a_whole_table() {
     let directory = tempfile::tempdir().unwrap();
-    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    let mut writer = connect::open(&config(&directory)).await.unwrap().writer.unwrap();
     for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-        for row in sqlx::query(explain).fetch_all(&mut connections.writer).await.unwrap() {
+        for row in sqlx::query(explain).fetch_all(&mut writer).await.unwrap() {
             let step: &str = row.get(3);
             let whole =
                 step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains(" USING ");
@@ -174,7 +174,7 @@ async fn a_file_that_may_not_be_written_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
     let backend = SqliteBackend::open(config.clone()).await.unwrap();
-    let mut writer = connect::open(&config).await.unwrap().writer;
+    let mut writer = connect::open(&config).await.unwrap().writer.unwrap();
     writer.execute("PRAGMA query_only = 1").await.unwrap();
     let error = writer.execute("DELETE FROM docs").await.unwrap_err();
     assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
@@ -225,11 +225,11 @@ async fn a_full_disk_changes_nothing_and_passes() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
     let connections = connect::open(&config).await.unwrap();
-    let mut writer = connections.writer;
+    let mut writer = connections.writer.unwrap();
     // SQLite answers a file at its page limit as it answers a full disk.
     writer.execute("PRAGMA max_page_count = 60").await.unwrap();
     let database = Arc::new(Database {
-        writer: Writer::start(writer),
+        writer: Some(Writer::start(writer)),
         readers: connections.readers,
         config: config.clone(),
     });
