@@ -117,6 +117,12 @@ impl SqliteBackend {
         SqliteLock::new(Arc::clone(&self.database))
     }
 
+    /// Whether it was opened for reading only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.database.config.read_only
+    }
+
     /// Reads the whole file, of all tenants, and answers what is damaged in it: pages, as SQLite checks them, then
     /// runs without entries, entries without a row, columns that differ from what they stand for, and gaps. Some 100
     /// findings of each at most; nothing when it is sound. What the entries say, verifying the ledger shows.
