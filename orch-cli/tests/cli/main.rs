@@ -8,3 +8,5 @@ mod kit;
 mod machine;
 mod people;
 mod proof;
+#[cfg(unix)]
+mod tampered;
