@@ -28,6 +28,8 @@ pub struct SqliteConfig {
     pub readers: u32,
     /// How long to wait for another process that is writing.
     pub busy_timeout: Duration,
+    /// Only look: nothing is made or changed, and what would write is `Refused`. The file must be there.
+    pub read_only: bool,
 }
 
 impl SqliteConfig {
@@ -39,6 +41,7 @@ impl SqliteConfig {
             synchronous: Synchronous::Full,
             readers: 4,
             busy_timeout: Duration::from_secs(5),
+            read_only: false,
         }
     }
 }
@@ -46,10 +49,13 @@ impl SqliteConfig {
 impl FromStr for SqliteConfig {
     type Err = Error;
 
-    /// Reads `sqlite:PATH`, `sqlite:PATH?synchronous=full` or `sqlite:PATH?synchronous=normal`.
+    /// Reads `sqlite:PATH`, with `?synchronous=full`, `?synchronous=normal` or `?mode=ro` (only look) after it; several
+    /// are joined with `&`.
     fn from_str(url: &str) -> Result<Self> {
         let invalid = |what: &'static str| {
-            Error::invalid(what).with("value", url).with("expected", "sqlite:PATH?synchronous=full|normal")
+            Error::invalid(what)
+                .with("value", url)
+                .with("expected", "sqlite:PATH?synchronous=full|normal&mode=ro")
         };
         let rest = url.strip_prefix("sqlite:").ok_or_else(|| invalid("not an address of a sqlite file"))?;
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -58,11 +64,12 @@ impl FromStr for SqliteConfig {
         }
         let mut config = Self::new(path);
         for option in query.split('&').filter(|option| !option.is_empty()) {
-            config.synchronous = match option {
-                "synchronous=full" => Synchronous::Full,
-                "synchronous=normal" => Synchronous::Normal,
+            match option {
+                "synchronous=full" => config.synchronous = Synchronous::Full,
+                "synchronous=normal" => config.synchronous = Synchronous::Normal,
+                "mode=ro" => config.read_only = true,
                 _ => return Err(invalid("unknown option in the address").with("option", option)),
-            };
+            }
         }
         Ok(config)
     }
@@ -78,11 +85,22 @@ mod tests {
         assert_eq!((config.path.to_str(), config.synchronous), (Some("a/b.db"), Synchronous::Normal));
         let config: SqliteConfig = "sqlite:/x.db".parse().unwrap();
         assert_eq!((config.path.to_str(), config.synchronous), (Some("/x.db"), Synchronous::Full));
+        assert!(!config.read_only);
+        let config: SqliteConfig = "sqlite:/x.db?synchronous=normal&mode=ro".parse().unwrap();
+        assert_eq!((config.synchronous, config.read_only), (Synchronous::Normal, true));
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for url in ["", "x.db", "sqlite:", "sqlite::memory:", "sqlite:x?synchronous=off", "sqlite:x?wal=1"] {
+        for url in [
+            "",
+            "x.db",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:x?synchronous=off",
+            "sqlite:x?wal=1",
+            "sqlite:x?mode=rw",
+        ] {
             assert!(url.parse::<SqliteConfig>().is_err(), "{url}");
         }
     }

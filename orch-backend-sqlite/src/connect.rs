@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use orch::{Error, Result};
+use orch::{Error, ErrorKind, Result};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
 
@@ -14,25 +14,68 @@ use crate::error::{is_busy, mapped};
 const MIGRATIONS: &[&str] =
     &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_lanes_by_queue.sql")];
 
+/// The oldest schema whose runs, entries and documents read as those of the newest.
+const READABLE: usize = 1;
+
 /// `orch` in ASCII: marks the file as ours (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x6f72_6368;
 
 pub(crate) struct Connections {
-    pub(crate) writer: SqliteConnection,
+    /// Nothing when the file is only looked at.
+    pub(crate) writer: Option<SqliteConnection>,
     pub(crate) readers: SqlitePool,
 }
 
 pub(crate) async fn open(config: &SqliteConfig) -> Result<Connections> {
+    if config.read_only {
+        return Ok(Connections { writer: None, readers: look(config).await? });
+    }
     create_private(&config.path)?;
     let options = options(config);
     let mut writer = connect(&options).await.map_err(|error| explained(error, &config.path))?;
     migrate(&mut writer).await?;
-    let readers = SqlitePoolOptions::new()
-        .max_connections(config.readers.max(1))
-        .connect_with(options.read_only(true))
-        .await
-        .map_err(mapped)?;
-    Ok(Connections { writer, readers })
+    let readers = pool(config, options.read_only(true)).await?;
+    Ok(Connections { writer: Some(writer), readers })
+}
+
+async fn pool(config: &SqliteConfig, options: SqliteConnectOptions) -> Result<SqlitePool> {
+    let pool = SqlitePoolOptions::new().max_connections(config.readers.max(1));
+    pool.connect_with(options).await.map_err(mapped)
+}
+
+/// Connections to a file that is left as it is. Readers of a WAL file need memory beside it that they share; where
+/// they cannot make it, because the directory may not be written, and there is no log, nobody writes and the file may
+/// be read as one that does not change. (With a log that would pass over the last commits.)
+async fn look(config: &SqliteConfig) -> Result<SqlitePool> {
+    if !config.path.exists() {
+        return Err(Error::not_found("there is no database here"));
+    }
+    let opened = look_with(config, options(config)).await;
+    let Err(error) = opened else { return opened };
+    let mut log = config.path.as_os_str().to_owned();
+    log.push("-wal");
+    if !matches!(error.kind(), ErrorKind::Refused | ErrorKind::Unavailable)
+        || may_write_beside(&config.path).is_ok()
+    {
+        return Err(error);
+    }
+    if Path::new(&log).exists() {
+        let refused =
+            "database has a log (-wal) and its directory may not be written; copy both to one that may";
+        return Err(Error::refused(refused).caused_by(error));
+    }
+    look_with(config, options(config).immutable(true)).await
+}
+
+async fn look_with(config: &SqliteConfig, options: SqliteConnectOptions) -> Result<SqlitePool> {
+    let readers = pool(config, options).await?;
+    let mut connection = readers.acquire().await.map_err(mapped)?;
+    let (done, known) = (version(&mut connection).await?, MIGRATIONS.len());
+    drop(connection);
+    match usize::try_from(done) {
+        Ok(done) if (READABLE..=known).contains(&done) => Ok(readers),
+        _ => Err(unknown_version(done)),
+    }
 }
 
 /// A connection for reading besides the pool's, for who holds it long.
@@ -41,23 +84,24 @@ pub(crate) async fn reader(config: &SqliteConfig) -> Result<SqliteConnection> {
 }
 
 fn options(config: &SqliteConfig) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(&config.path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(match config.synchronous {
-            Synchronous::Full => SqliteSynchronous::Full,
-            Synchronous::Normal => SqliteSynchronous::Normal,
-        })
-        .busy_timeout(config.busy_timeout)
-        .pragma("cache_size", "-65536")
-        .pragma("mmap_size", "268435456")
-        // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
-        .pragma("wal_autocheckpoint", "10000")
-        .pragma("temp_store", "MEMORY")
-        // What is deleted is overwritten with zeros. It costs what a pruned run's pages cost to write, some 20 us for a
-        // run of 12 KiB; everything else costs the same.
-        .pragma("secure_delete", "ON")
-        .disable_statement_logging()
+    let file = SqliteConnectOptions::new().filename(&config.path);
+    // Asking for the mode may write.
+    let file =
+        if config.read_only { file.read_only(true) } else { file.journal_mode(SqliteJournalMode::Wal) };
+    file.synchronous(match config.synchronous {
+        Synchronous::Full => SqliteSynchronous::Full,
+        Synchronous::Normal => SqliteSynchronous::Normal,
+    })
+    .busy_timeout(config.busy_timeout)
+    .pragma("cache_size", "-65536")
+    .pragma("mmap_size", "268435456")
+    // Rare, large checkpoints: frequent ones stall writers for tens of milliseconds.
+    .pragma("wal_autocheckpoint", "10000")
+    .pragma("temp_store", "MEMORY")
+    // What is deleted is overwritten with zeros. It costs what a pruned run's pages cost to write, some 20 us for a
+    // run of 12 KiB; everything else costs the same.
+    .pragma("secure_delete", "ON")
+    .disable_statement_logging()
 }
 
 /// Connects. Turning a new file to WAL takes an exclusive lock without waiting for it, so two processes that open
@@ -77,18 +121,24 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection> {
 /// Of a directory that may not be written SQLite only says that it cannot open the file; the system says why. (The file
 /// itself is left alone: closing it would give up the locks that this process holds on it.)
 fn explained(error: Error, path: &Path) -> Error {
+    match may_write_beside(path) {
+        Ok(()) => error,
+        Err(cause) => Error::refused("directory of the database may not be written").caused_by(cause),
+    }
+}
+
+/// Whether files may be made beside the database; what keeps them from it otherwise.
+fn may_write_beside(path: &Path) -> std::result::Result<(), std::io::Error> {
     let mut probe = path.as_os_str().to_owned();
     probe.push("-probe");
     match std::fs::OpenOptions::new().write(true).create_new(true).open(&probe) {
         Ok(_) => {
             // Nothing to say: it was made just now and is empty.
             let _ = std::fs::remove_file(&probe);
-            error
+            Ok(())
         }
-        Err(cause) if is_refusal(&cause) => {
-            Error::refused("directory of the database may not be written").caused_by(cause)
-        }
-        Err(_) => error,
+        Err(cause) if is_refusal(&cause) => Err(cause),
+        Err(_) => Ok(()),
     }
 }
 
@@ -126,20 +176,10 @@ fn create_private(path: &Path) -> Result<()> {
 /// one migrates. (The driver's own migrator takes no lock on SQLite.)
 async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(mapped)?;
-    let number = async |transaction: &mut SqliteConnection, sql: &'static str| {
-        sqlx::query(sql).fetch_one(transaction).await.and_then(|row| row.try_get::<i64, _>(0)).map_err(mapped)
-    };
-    let version = number(&mut transaction, "PRAGMA user_version").await?;
-    let owner = number(&mut transaction, "PRAGMA application_id").await?;
-    let tables = number(&mut transaction, "SELECT count(*) FROM sqlite_schema").await?;
-    if owner != APPLICATION_ID && tables > 0 {
-        return Err(Error::refused("file is a database of another program").with("application_id", owner));
-    }
+    let version = version(&mut transaction).await?;
     let known = MIGRATIONS.len();
     let Some(missing) = usize::try_from(version).ok().and_then(|done| MIGRATIONS.get(done..)) else {
-        return Err(Error::unsupported("database was written by a newer version of orch; use that version")
-            .with("schema", version)
-            .with("known", known));
+        return Err(unknown_version(version));
     };
     for script in missing.iter().copied() {
         transaction.execute(sqlx::raw_sql(script)).await.map_err(mapped)?;
@@ -150,4 +190,24 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
         transaction.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(marks))).await.map_err(mapped)?;
     }
     transaction.commit().await.map_err(mapped)
+}
+
+/// The version of the schema of a file that is ours or empty.
+async fn version(connection: &mut SqliteConnection) -> Result<i64> {
+    let number = async |connection: &mut SqliteConnection, sql: &'static str| {
+        sqlx::query(sql).fetch_one(connection).await.and_then(|row| row.try_get::<i64, _>(0)).map_err(mapped)
+    };
+    let version = number(connection, "PRAGMA user_version").await?;
+    let owner = number(connection, "PRAGMA application_id").await?;
+    let tables = number(connection, "SELECT count(*) FROM sqlite_schema").await?;
+    if owner != APPLICATION_ID && tables > 0 {
+        return Err(Error::refused("file is a database of another program").with("application_id", owner));
+    }
+    Ok(version)
+}
+
+fn unknown_version(version: i64) -> Error {
+    Error::unsupported("database was written by another version of orch; use that version")
+        .with("schema", version)
+        .with("known", MIGRATIONS.len())
 }

@@ -18,6 +18,13 @@
 //! closing, or after some 40 MiB of changes. Slots of a holder that never came back go an hour after their lease, a
 //! few with each acquisition of any slot. Below the file, disks keep what they like: encrypt them.
 //!
+//! # Looking at a copy
+//!
+//! [`SqliteConfig::read_only`] opens a file that may not be written, on a disk that may not either: evidence. Readers
+//! of a file in WAL mode share memory beside it; where they cannot make that and the file has no log (`-wal`), it is
+//! read as one that never changes (SQLite's `immutable`). A copy of a database in use needs its `-wal` file, and a
+//! directory that may be written.
+//!
 //! ```
 //! # async fn example() -> orch::Result<()> {
 //! use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
@@ -33,6 +40,7 @@
 mod config;
 mod connect;
 mod error;
+mod integrity;
 mod lock;
 mod queue;
 mod store;
@@ -40,7 +48,7 @@ mod writer;
 
 use std::sync::Arc;
 
-use orch::Result;
+use orch::{Error, Result};
 use sqlx::SqlitePool;
 
 pub use config::{SqliteConfig, Synchronous};
@@ -60,13 +68,23 @@ pub struct SqliteBackend {
 /// What the three seams share.
 #[derive(Debug)]
 struct Database {
-    writer: Writer,
+    /// Nothing when the file was opened for reading only.
+    writer: Option<Writer>,
     readers: SqlitePool,
     config: SqliteConfig,
 }
 
+impl Database {
+    fn writer(&self) -> Result<&Writer> {
+        let refused =
+            || Error::refused("database was opened for reading only; nothing can be recorded in it");
+        self.writer.as_ref().ok_or_else(|| refused().with("path", self.config.path.display()))
+    }
+}
+
 impl SqliteBackend {
-    /// Opens the file, makes it if it is missing, and brings its schema up to date.
+    /// Opens the file, makes it if it is missing, and brings its schema up to date; with
+    /// [`read_only`](SqliteConfig::read_only) it does none of these, and whatever would write is `Refused`.
     ///
     /// # Errors
     /// `Refused` when permissions forbid it or the file belongs to another program; `Corrupt` when it is damaged or
@@ -76,7 +94,7 @@ impl SqliteBackend {
         let opened = connect::open(&config).await;
         let connections =
             opened.map_err(|error| error.with("path", config.path.display()).during("sqlite.open"))?;
-        let writer = Writer::start(connections.writer);
+        let writer = connections.writer.map(Writer::start);
         let database = Arc::new(Database { writer, readers: connections.readers, config });
         Ok(Self { queue: SqliteQueue::new(Arc::clone(&database)), database })
     }
@@ -99,21 +117,29 @@ impl SqliteBackend {
         SqliteLock::new(Arc::clone(&self.database))
     }
 
-    /// Reads the whole file and answers what is damaged in it, 100 findings at most; nothing when it is sound.
+    /// Whether it was opened for reading only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.database.config.read_only
+    }
+
+    /// Reads the whole file, of all tenants, and answers what is damaged in it: pages, as SQLite checks them, then
+    /// runs without entries, entries without a row, columns that differ from what they stand for, and gaps. Some 100
+    /// findings of each at most; nothing when it is sound. What the entries say, verifying the ledger shows.
     ///
     /// # Errors
-    /// `Corrupt` when it cannot even be read, `Unavailable`.
+    /// `Unavailable`. What cannot be read is a finding.
     pub async fn integrity(&self) -> Result<Vec<String>> {
-        let check = sqlx::query_scalar::<_, String>("PRAGMA integrity_check(100)");
-        let findings = check.fetch_all(&self.database.readers).await.map_err(error::mapped)?;
-        Ok(findings.into_iter().filter(|finding| finding != "ok").collect())
+        integrity::check(&self.database.readers).await
     }
 
     /// Finishes what was asked, moves everything into the main file and closes it. Later calls answer `Closed`.
     pub async fn close(&self) {
         self.queue.close().await;
         self.database.readers.close().await;
-        self.database.writer.close().await;
+        if let Some(writer) = &self.database.writer {
+            writer.close().await;
+        }
     }
 }
 

@@ -216,18 +216,18 @@ impl Change for Take {
 #[async_trait]
 impl Lock for SqliteLock {
     async fn acquire(&self, acquire: &Acquire) -> Result<Option<Vec<Grant>>> {
-        self.0.writer.change(acquire.clone()).await
+        self.0.writer()?.change(acquire.clone()).await
     }
 
     async fn renew(&self, holders: &[Holder], until: Timestamp, now: Timestamp) -> Result<Vec<Result<()>>> {
-        self.0.writer.change(Renew { holders: holders.to_vec(), until, now }).await
+        self.0.writer()?.change(Renew { holders: holders.to_vec(), until, now }).await
     }
 
     async fn release(&self, holders: &[Holder]) -> Result<()> {
-        self.0.writer.change(Release(holders.to_vec())).await
+        self.0.writer()?.change(Release(holders.to_vec())).await
     }
 
     async fn take(&self, take: &Take) -> Result<Taken> {
-        self.0.writer.change(take.clone()).await
+        self.0.writer()?.change(take.clone()).await
     }
 }

@@ -188,7 +188,7 @@ impl Queue for SqliteQueue {
         if items.is_empty() {
             return Ok(());
         }
-        self.database.writer.change(Push(items.to_vec())).await?;
+        self.database.writer()?.change(Push(items.to_vec())).await?;
         self.notify();
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Queue for SqliteQueue {
             return Ok(Claimed { deliveries: Vec::new(), next_at });
         }
         let take = Take { claim: claim.clone(), shared: Arc::clone(&self.shared) };
-        let claimed = self.database.writer.change(take).await?;
+        let claimed = self.database.writer()?.change(take).await?;
         self.shared.idle.store(claimed.deliveries.is_empty(), Ordering::Relaxed);
         Ok(claimed)
     }
@@ -211,11 +211,11 @@ impl Queue for SqliteQueue {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<Result<()>>> {
-        self.database.writer.change(Renew { tokens: tokens.to_vec(), until, now }).await
+        self.database.writer()?.change(Renew { tokens: tokens.to_vec(), until, now }).await
     }
 
     async fn settle(&self, settles: &[Settle], now: Timestamp) -> Result<Vec<Result<()>>> {
-        let answers = self.database.writer.change(End { settles: settles.to_vec(), now }).await?;
+        let answers = self.database.writer()?.change(End { settles: settles.to_vec(), now }).await?;
         if settles.iter().any(|settle| settle.release_until.is_some()) {
             self.notify();
         }

@@ -104,7 +104,7 @@ async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> 
 }
 
 /// The head in two columns: number and hash.
-fn head(row: &SqliteRow, column: usize) -> sqlx::Result<Head> {
+pub(crate) fn head(row: &SqliteRow, column: usize) -> sqlx::Result<Head> {
     let hash: &str = row.try_get(column + 1)?;
     let hash = hash.parse::<Digest>().map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(Head { hash, seq: natural(row, column)? })
@@ -168,8 +168,29 @@ fn merge<'a>(
     Ok((changes, conflicts))
 }
 
-fn run_row(body: &str) -> Result<RunRow> {
-    serde_json::from_str(body).map_err(|cause| corrupt("row of a run does not read")(cause.to_string()))
+/// A run's row from its body and the columns after it, which must say the same: listings look at the columns only.
+pub(crate) fn run_row(found: &SqliteRow) -> Result<RunRow> {
+    let run = found.try_get::<&str, _>(2).map_err(mapped)?;
+    let body = found.try_get::<&str, _>(0).map_err(mapped)?;
+    let row: RunRow = serde_json::from_str(body)
+        .map_err(|cause| corrupt("row of a run does not read")(cause.to_string()).with("run", run))?;
+    let text = |column| found.try_get::<&str, _>(column).map_err(mapped);
+    let newest: i64 = found.try_get(5).map_err(mapped)?;
+    let wake_at: Option<i64> = found.try_get(6).map_err(mapped)?;
+    let same = [
+        ("tenant", text(1)? == row.tenant.as_str()),
+        ("run", run == row.run.to_string()),
+        ("dag", text(3)? == row.dag.as_str()),
+        ("status", text(4)? == row.status.as_str()),
+        ("newest", newest == -row.created_at.as_micros()),
+        ("wake_at", wake_at == row.wake_at.map(Timestamp::as_micros)),
+    ];
+    let differing: Vec<_> = same.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
+    if differing.is_empty() {
+        return Ok(row);
+    }
+    let error = Error::corrupt("columns of a run's row differ from its body");
+    Err(error.with("run", run).with("columns", differing.join(", ")))
 }
 
 #[async_trait]
@@ -195,7 +216,7 @@ impl Store for SqliteStore {
             .map(|(a, _)| a.clone())
             .collect();
         if !sound.is_empty() {
-            let mut landed = self.0.writer.append(sound).await?.into_iter();
+            let mut landed = self.0.writer()?.append(sound).await?.into_iter();
             for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
                 *answer = landed.next().unwrap_or_else(|| Err(Error::internal("an append has no answer")));
             }
@@ -240,7 +261,11 @@ impl Store for SqliteStore {
             .fetch_optional(&self.0.readers)
             .await
             .map_err(mapped)?;
-        row.map(|row| run_row(row.try_get(0).map_err(mapped)?)).transpose()
+        let row = row.as_ref().map(run_row).transpose()?;
+        if row.as_ref().is_some_and(|row| row.key() != *key) {
+            return Err(Error::corrupt("row of a run belongs to another stream").with("run", key.run));
+        }
+        Ok(row)
     }
 
     async fn runs(&self, query: &RunsQuery) -> Result<RunsPage> {
@@ -264,8 +289,7 @@ impl Store for SqliteStore {
             .await
             .map_err(mapped)?;
         let more = rows.len() > query.limit;
-        let body = |row: &SqliteRow| row.try_get::<&str, _>(0).map_err(mapped).and_then(run_row);
-        let runs = rows.iter().take(query.limit).map(body).collect::<Result<Vec<_>>>()?;
+        let runs = rows.iter().take(query.limit).map(run_row).collect::<Result<Vec<_>>>()?;
         let next = runs.last().filter(|_| more).map(|last| RunsCursor::of(last).to_text());
         Ok(RunsPage { runs, next })
     }
@@ -296,7 +320,7 @@ impl Store for SqliteStore {
     }
 
     async fn put_doc(&self, put: &PutDoc) -> Result<u64> {
-        self.0.writer.change(put.clone()).await
+        self.0.writer()?.change(put.clone()).await
     }
 
     async fn doc(&self, key: &DocKey) -> Result<Option<Doc>> {
@@ -325,7 +349,7 @@ impl Store for SqliteStore {
     }
 
     async fn prune(&self, prune: &Prune) -> Result<usize> {
-        self.0.writer.change(prune.clone()).await
+        self.0.writer()?.change(prune.clone()).await
     }
 }
 

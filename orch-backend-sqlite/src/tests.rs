@@ -65,9 +65,9 @@ async fn opening(config: &SqliteConfig) -> Option<ErrorKind> {
 #[tokio::test]
 async fn every_statement_prepares() {
     let directory = tempfile::tempdir().unwrap();
-    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    let mut writer = connect::open(&config(&directory)).await.unwrap().writer.unwrap();
     for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
-        if let Err(error) = connections.writer.prepare(sqlx::SqlStr::from_static(sql)).await {
+        if let Err(error) = writer.prepare(sqlx::SqlStr::from_static(sql)).await {
             panic!("{error}\n{sql}");
         }
     }
@@ -76,10 +76,10 @@ async fn every_statement_prepares() {
 #[tokio::test]
 async fn no_statement_reads_a_whole_table() {
     let directory = tempfile::tempdir().unwrap();
-    let mut connections = connect::open(&config(&directory)).await.unwrap();
+    let mut writer = connect::open(&config(&directory)).await.unwrap().writer.unwrap();
     for sql in [store::ALL, queue::ALL, lock::ALL].concat() {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-        for row in sqlx::query(explain).fetch_all(&mut connections.writer).await.unwrap() {
+        for row in sqlx::query(explain).fetch_all(&mut writer).await.unwrap() {
             let step: &str = row.get(3);
             let whole =
                 step.starts_with("SCAN ") && !step.contains("VIRTUAL TABLE") && !step.contains(" USING ");
@@ -174,7 +174,7 @@ async fn a_file_that_may_not_be_written_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
     let backend = SqliteBackend::open(config.clone()).await.unwrap();
-    let mut writer = connect::open(&config).await.unwrap().writer;
+    let mut writer = connect::open(&config).await.unwrap().writer.unwrap();
     writer.execute("PRAGMA query_only = 1").await.unwrap();
     let error = writer.execute("DELETE FROM docs").await.unwrap_err();
     assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
@@ -190,6 +190,56 @@ async fn a_connection_for_reading_is_refused_what_writes() {
     let error = reader.execute("DELETE FROM docs").await.unwrap_err();
     assert_eq!(error::mapped(error).kind(), ErrorKind::Refused);
     backend.close().await;
+}
+
+#[tokio::test]
+async fn a_file_opened_for_reading_only_answers_and_refuses_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let look = SqliteConfig { read_only: true, ..config(&directory) };
+    assert_eq!(opening(&look).await, Some(ErrorKind::NotFound), "nothing is made");
+    assert!(!look.path.parent().unwrap().exists());
+    let backend = SqliteBackend::open(config(&directory)).await.unwrap();
+    let head = land(&backend, Head::EMPTY, "one").await.unwrap();
+    let looking = SqliteBackend::open(look.clone()).await.unwrap();
+    let tenant = orch::TenantId::new("a").unwrap();
+    let request = EntriesRequest { tenant, stream: Stream::Audit, after: 0, limit: 1 };
+    assert_eq!(looking.store().entries(std::slice::from_ref(&request)).await.unwrap()[0].head, head);
+    let error = land(&looking, head, "two").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.message().contains("for reading only"), "{error}");
+    let error = looking.queue().push(&[item("a", "x", 0)]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    let head = land(&backend, head, "two").await.unwrap();
+    assert_eq!(looking.store().entries(&[request]).await.unwrap()[0].head, head, "what is committed is seen");
+    looking.close().await;
+    backend.close().await;
+    // A file of the first schema is read as it is.
+    raw(&look.path).await.execute("PRAGMA user_version = 1").await.unwrap();
+    assert_eq!(opening(&look).await, None);
+    raw(&look.path).await.execute("PRAGMA user_version = 999").await.unwrap();
+    assert_eq!(opening(&look).await, Some(ErrorKind::Unsupported));
+}
+
+#[tokio::test]
+async fn integrity_names_gaps_and_what_belongs_to_nothing() {
+    for (sql, finding) in [
+        ("DELETE FROM appends WHERE first_seq = 2", "entries are missing between others: a audit"),
+        ("DELETE FROM appends WHERE first_seq = 1", "entries are missing between others: a audit"),
+        ("DELETE FROM appends WHERE first_seq = 3", "entries are missing before the head: a audit"),
+        ("DELETE FROM streams", "entries of no stream: stream 1"),
+        ("UPDATE streams SET name = 'run/x'", "entries without the row of their run: a run/x"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let backend = SqliteBackend::open(config(&directory)).await.unwrap();
+        let mut head = Head::EMPTY;
+        for text in ["one", "two", "three"] {
+            head = land(&backend, head, text).await.unwrap();
+        }
+        assert_eq!(backend.integrity().await.unwrap(), Vec::<String>::new());
+        raw(&config(&directory).path).await.execute(sql).await.unwrap();
+        assert_eq!(backend.integrity().await.unwrap(), [finding], "{sql}");
+        backend.close().await;
+    }
 }
 
 #[tokio::test]
@@ -225,11 +275,11 @@ async fn a_full_disk_changes_nothing_and_passes() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory);
     let connections = connect::open(&config).await.unwrap();
-    let mut writer = connections.writer;
+    let mut writer = connections.writer.unwrap();
     // SQLite answers a file at its page limit as it answers a full disk.
     writer.execute("PRAGMA max_page_count = 60").await.unwrap();
     let database = Arc::new(Database {
-        writer: Writer::start(writer),
+        writer: Some(Writer::start(writer)),
         readers: connections.readers,
         config: config.clone(),
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 use orch::engine::{Identity, Orchestrator, Roles, Settings};
 use orch::executor::{Builtins, Executors, ProcessExecutor, ProcessSettings, Secret};
 use orch::spec::Uses;
-use orch::{Artifacts, Error, Limits, TenantId};
+use orch::{Artifacts, Error, ErrorKind, Limits, TenantId};
 use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
 
 use crate::args::{Globals, Sandbox, WorkArgs};
@@ -77,7 +77,7 @@ impl Session {
         let backend = match place {
             Place::Memory => None,
             Place::File(config) => {
-                let backend = SqliteBackend::open(config).await.advise(advice)?;
+                let backend = open(config, mode).await.advise(advice)?;
                 builder = builder.store(Arc::new(backend.store())).lock(Arc::new(backend.lock()));
                 Some(backend)
             }
@@ -91,6 +91,11 @@ impl Session {
     /// Whether this process works and yet cannot execute such a step.
     pub(crate) fn cannot_execute(&self, uses: &Uses) -> bool {
         self.executors.as_ref().is_some_and(|executors| uses.is_task() && executors.lookup(uses).is_none())
+    }
+
+    /// Whether nothing can be recorded in the store.
+    pub(crate) fn only_reads(&self) -> bool {
+        self.backend.as_ref().is_some_and(SqliteBackend::is_read_only)
     }
 
     /// What is damaged in the database file.
@@ -169,6 +174,20 @@ fn settings(mode: Mode<'_>, tenant: &TenantId) -> Settings {
             sandbox: work.sandbox.map(|Sandbox::None| "none".to_owned()),
             ..base
         },
+    }
+}
+
+/// Opens the file; for reading only where it may not be written and the command only looks.
+async fn open(config: SqliteConfig, mode: Mode<'_>) -> orch::Result<SqliteBackend> {
+    let mut look = config.clone();
+    look.read_only = true;
+    let looks = matches!(mode, Mode::Look);
+    if looks && std::fs::metadata(&config.path).is_ok_and(|file| file.permissions().readonly()) {
+        return SqliteBackend::open(look).await;
+    }
+    match SqliteBackend::open(config).await {
+        Err(error) if looks && error.kind() == ErrorKind::Refused => SqliteBackend::open(look).await,
+        opened => opened,
     }
 }
 

@@ -169,6 +169,26 @@ impl Error {
         &self.0.message
     }
 
+    /// The message and its variables in one sentence, for a text that is read rather than searched, such as
+    /// ``dag id may hold only a-z 0-9 . _ -, not `A`; found `A1` ``. A found value is cut after 60 characters.
+    #[must_use]
+    pub(crate) fn sentence(&self) -> String {
+        let mut text = self.0.message.to_string();
+        for (key, value) in &self.0.context {
+            text.push_str(&match *key {
+                "value" if value.is_empty() => String::new(),
+                "value" => match value.char_indices().nth(61) {
+                    Some((end, _)) => format!("; found `{}…`", &value[..end]),
+                    None => format!("; found `{value}`"),
+                },
+                "character" => format!(", not `{value}`"),
+                "expected" => format!("; expected {value}"),
+                key => format!(" ({key} `{value}`)"),
+            });
+        }
+        text
+    }
+
     /// The operation that failed, if known.
     #[must_use]
     pub fn operation(&self) -> Option<&'static str> {
@@ -217,6 +237,17 @@ impl std::error::Error for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_has_no_raw_variables() {
+        let error = Error::invalid("id may hold only a-z").with("character", 'A').with("value", "A1");
+        assert_eq!(error.sentence(), "id may hold only a-z, not `A`; found `A1`");
+        assert_eq!(
+            Error::not_found("no such dag").with("dag", "inner").sentence(),
+            "no such dag (dag `inner`)"
+        );
+        assert!(Error::invalid("x").with("value", "é".repeat(1_000)).sentence().len() < 200);
+    }
 
     #[test]
     fn display_puts_variables_last_and_debug_adds_kind_operation_and_causes() {

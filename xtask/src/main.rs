@@ -1,5 +1,6 @@
 //! The project's own chores. `cargo xtask` lists them.
 
+mod links;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ const HELP: &str = "\
 cargo xtask <chore>
 
   test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
-  tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests
+  tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
   bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
 ";
 

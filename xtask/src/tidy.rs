@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::links;
+
 /// The longest source file, tests apart: a reader sees a room whole.
 const LINES_MAX: usize = 600;
 
@@ -26,6 +28,7 @@ pub(crate) fn check(root: &Path) -> Result<(), String> {
     let guarantees = fs::read_to_string(root.join("docs/guarantees.md"))
         .map_err(|error| format!("docs/guarantees.md: {error}"))?;
     invariants(&guarantees, &tests, &mut problems);
+    links::check(root, &mut problems)?;
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 

@@ -41,12 +41,13 @@ pub(crate) const ENTRIES: &str = "
     ORDER BY e.key, a.first_seq";
 
 pub(crate) const RUN: &str = "
-    SELECT r.body FROM streams s JOIN runs r ON r.stream = s.id WHERE s.tenant = ?1 AND s.name = ?2";
+    SELECT r.body, r.tenant, r.run, r.dag, r.status, r.newest, r.wake_at
+    FROM streams s JOIN runs r ON r.stream = s.id WHERE s.tenant = ?1 AND s.name = ?2";
 
 macro_rules! runs {
     ($index:literal, $filter:literal) => {
         concat!(
-            "SELECT body FROM runs INDEXED BY ",
+            "SELECT body, tenant, run, dag, status, newest, wake_at FROM runs INDEXED BY ",
             $index,
             " WHERE tenant = ?1 AND (newest, run) > (?2, ?3) AND newest >= ?4 AND newest <= ?5",
             $filter,

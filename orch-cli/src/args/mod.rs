@@ -44,7 +44,7 @@ pub(crate) struct Globals {
     /// Why, for the record
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Where runs are kept: `sqlite:PATH`, or `memory:` for nowhere
+    /// Where runs are kept: `sqlite:PATH` (with `?mode=ro`: only look), or `memory:` for nowhere
     #[arg(
         long,
         global = true,

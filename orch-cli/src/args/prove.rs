@@ -8,6 +8,9 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
     /// Compute every hash again and fold every run again; name the first bad entry of each stream
+    ///
+    /// Looks at every stream of the tenant, the rows beside them, the checkpoints, and the whole database file (of all
+    /// tenants). Not at published plans and artifacts: they are held to their hashes whenever they are used.
     Verify(VerifyArgs),
     /// Record the heads of what has ended, in a file to be kept where the store's owner cannot reach it
     Checkpoint {

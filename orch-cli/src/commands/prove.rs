@@ -58,18 +58,20 @@ async fn verify(globals: &Globals, out: &Out, args: &VerifyArgs) -> Result<()> {
         checkpoints: args.checkpoint.iter().map(|path| checkpoint(path)).collect::<Result<_>>()?,
         key: args.public_key.as_deref().map(str::parse::<PublicKey>).transpose()?,
     };
-    let report = match &args.export {
-        Some(path) => verify_file(globals, path, &options)?,
+    let (report, damage) = match &args.export {
+        Some(path) => (verify_file(globals, path, &options)?, Vec::new()),
         None => {
             let session = Session::open(globals, Mode::Look).await?;
             let store = session.orch.store();
             let report = proof::verify_store(store.as_ref(), &session.who.tenant, &options).await?;
+            // What no row and no checkpoint leads to, only the file shows.
+            let damage = session.integrity().await?;
             session.close().await;
-            report
+            (report, damage)
         }
     };
-    print_report(out, &report);
-    if report.is_clean() { Ok(()) } else { Err(Fault::Code(FAILED)) }
+    print_report(out, &report, &damage);
+    if report.is_clean() && damage.is_empty() { Ok(()) } else { Err(Fault::Code(FAILED)) }
 }
 
 fn verify_file(globals: &Globals, path: &Path, options: &VerifyOptions) -> Result<Report> {
@@ -86,9 +88,10 @@ fn verify_file(globals: &Globals, path: &Path, options: &VerifyOptions) -> Resul
     Ok(proof::verify_export(BufReader::new(file), &tenant, manifest.as_ref(), options)?)
 }
 
-fn print_report(out: &Out, report: &Report) {
+fn print_report(out: &Out, report: &Report, damage: &[String]) {
     if out.json {
-        out.document(&json!({ "ok": report.is_clean(), "report": report }));
+        let ok = report.is_clean() && damage.is_empty();
+        out.document(&json!({ "ok": ok, "report": report, "damage": damage }));
         return;
     }
     let what = format!(
@@ -102,7 +105,10 @@ fn print_report(out: &Out, report: &Report) {
         let failed = style::step(StepStatus::Failed);
         out.line(format_args!("{failed}  {stream} entry {seq}{line}: {}: {}", problem.code, problem.message));
     }
-    let verdict = match report.problems.len() {
+    for finding in damage {
+        out.line(format_args!("{}  store: {}", style::step(StepStatus::Failed), words::one_line(finding)));
+    }
+    let verdict = match report.problems.len() + damage.len() {
         0 => format!("{} verified", style::symbol(StepStatus::Succeeded)),
         count => format!("{} found in", words::count(count, "problem")),
     };
@@ -141,7 +147,11 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
         None => None,
     };
     let target = run.map_or_else(|| session.who.tenant.to_string(), |run| format!("run/{run}"));
-    session.orch.audit(&session.who, "ledger.export", target, &json!({})).await?;
+    if session.only_reads() {
+        out.note("the store is only read: that it was exported is not recorded in it");
+    } else {
+        session.orch.audit(&session.who, "ledger.export", target, &json!({})).await?;
+    }
     let manifest = match &args.output {
         None => {
             let mut pipe = Pipe(out);

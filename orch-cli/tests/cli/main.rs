@@ -11,3 +11,5 @@ mod machine;
 mod people;
 mod proof;
 mod relations;
+#[cfg(unix)]
+mod tampered;

@@ -32,7 +32,7 @@ pub(super) fn carry(core: &Arc<Core>, sub_run: SubRun) {
                 tracing::warn!(run = %child, %error, "a sub-dag cannot be looked after now; the sweep tries again");
             }
             Err(error) => {
-                let outcome = Failure::fatal("sub_dag", error.to_string()).into();
+                let outcome = Failure::fatal("sub_dag", error.sentence()).into();
                 report_now(&owner, sub_run.parent, sub_run.step, sub_run.attempt, outcome).await;
             }
         }
@@ -77,7 +77,7 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
     let input = match &sub_run.input {
         Ok(input) if input.is_null() => serde_json::json!({}),
         Ok(input) => input.to_value(),
-        Err(error) => return Err(Error::invalid(error.to_string())),
+        Err(error) => return Err(Error::invalid(error.sentence())),
     };
     let inputs = submit::check_inputs(&plan, &input, core.limits())?;
     let parent =
@@ -118,7 +118,7 @@ pub(super) fn outcome(state: &RunState) -> Outcome {
                 .collect();
             match Payload::of(&outputs) {
                 Ok(output) => Outcome::Succeeded(output),
-                Err(error) => Failure::fatal("output", error.to_string()).into(),
+                Err(error) => Failure::fatal("output", error.sentence()).into(),
             }
         }
         RunStatus::Cancelled => Outcome::Cancelled,

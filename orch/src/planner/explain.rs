@@ -292,10 +292,16 @@ impl Look<'_> {
     }
 
     fn succeeded(&self, step: &StepState) -> Reason {
-        let data = json!({"attempt": step.attempt, "at": step.ended_at, "outputHash": step.output_hash});
-        let message = match step.ended_at {
-            Some(at) => format!("it did what it should, at {at}"),
-            None => "it did what it should".to_owned(),
+        let data = json!({
+            "attempt": step.attempt,
+            "at": step.ended_at,
+            "outputHash": step.output_hash,
+            "reused": step.reused,
+        });
+        let when = step.ended_at.map(|at| format!(", at {at}")).unwrap_or_default();
+        let message = match &step.reused {
+            Some(from) => format!("its output was reused from `{}` of run {}{when}", from.step, from.run),
+            None => format!("it did what it should{when}"),
         };
         self.reason("succeeded", message, data)
     }

@@ -9,7 +9,7 @@ use super::plan::SharedPlan;
 use crate::digest::Digest;
 use crate::expr::LazyValue;
 use crate::id::{RunId, RunKey, StepKey, WorkerId};
-use crate::ledger::{ArtifactRef, Head, RunCreated, RunStatus, StepCounts, StepStatus};
+use crate::ledger::{ArtifactRef, Head, ReusedFrom, RunCreated, RunStatus, StepCounts, StepStatus};
 use crate::payload::Payload;
 use crate::spec::{Step, Uses};
 use crate::store::RunRow;
@@ -144,6 +144,8 @@ pub struct StepState {
     pub output: Option<Box<LazyValue>>,
     /// SHA-256 of the output.
     pub output_hash: Option<Digest>,
+    /// Where the output comes from, when an earlier result was reused.
+    pub reused: Option<Box<ReusedFrom>>,
     /// Why the last attempt failed, or why the step was skipped.
     pub error: Option<Box<StepError>>,
     /// Who runs the attempt.
@@ -249,6 +251,7 @@ impl Default for StepState {
             input_hash: None,
             output: None,
             output_hash: None,
+            reused: None,
             error: None,
             worker: None,
             lease_until: None,

@@ -13,7 +13,7 @@ use crate::digest::{parse_hex, write_hex};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
 use crate::ledger::{CheckpointTaken, Entry, Event, Head, Stream, StreamHead, read_chain};
-use crate::store::Store;
+use crate::store::{PAGE_MAX, Store};
 use crate::time::Timestamp;
 
 /// Heads in one entry; a larger checkpoint takes several.
@@ -241,7 +241,7 @@ pub async fn take_checkpoint(store: &dyn Store, request: &TakeCheckpoint) -> Res
     heads.push(StreamHead { head: audit, stream: Stream::Audit });
     let mut cursor = None;
     loop {
-        let (rows, next) = read_runs(store, tenant, cursor).await?;
+        let (rows, next) = read_runs(store, tenant, cursor, PAGE_MAX).await?;
         let finished = rows.into_iter().filter(|row| row.status.is_terminal());
         heads.extend(finished.map(|row| StreamHead { head: row.head, stream: Stream::Run(row.run) }));
         if next.is_none() {

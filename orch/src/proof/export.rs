@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::id::{DagId, RunId, RunKey, TenantId};
 use crate::ledger::{Head, Stream, StreamHead};
-use crate::store::Store;
+use crate::store::{PAGE_MAX, Store};
 use crate::time::Timestamp;
 
 /// Entries that a stream being merged keeps in memory.
@@ -144,7 +144,7 @@ async fn all(store: &dyn Store, tenant: &TenantId) -> Result<Vec<Place>> {
         vec![(Timestamp::EPOCH, None, Stream::Audit), (Timestamp::EPOCH, None, Stream::Checkpoint)];
     let mut cursor = None;
     loop {
-        let (rows, next) = read_runs(store, tenant, cursor).await?;
+        let (rows, next) = read_runs(store, tenant, cursor, PAGE_MAX).await?;
         places.extend(rows.into_iter().map(|row| (row.created_at, Some(row.dag), Stream::Run(row.run))));
         if next.is_none() {
             return Ok(places);

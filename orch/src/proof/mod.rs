@@ -40,7 +40,7 @@ async fn read_page(
     limit: usize,
 ) -> Result<EntriesPage> {
     let request = EntriesRequest { tenant: tenant.clone(), stream, after, limit };
-    let pages = store.entries(&[request]).await?;
+    let pages = store.entries(&[request]).await.map_err(|error| error.with("stream", stream))?;
     Ok(pages.into_iter().next().unwrap_or(EntriesPage {
         lines: String::new(),
         last: after,
@@ -53,8 +53,9 @@ async fn read_runs(
     store: &dyn Store,
     tenant: &TenantId,
     cursor: Option<String>,
+    limit: usize,
 ) -> Result<(Vec<RunRow>, Option<String>)> {
-    let query = RunsQuery { limit: crate::store::PAGE_MAX, cursor, ..RunsQuery::all(tenant.clone()) };
+    let query = RunsQuery { limit, cursor, ..RunsQuery::all(tenant.clone()) };
     let page = store.runs(&query).await?;
     Ok((page.runs, page.next))
 }

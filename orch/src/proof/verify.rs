@@ -11,11 +11,11 @@ use super::export::{Counts, Manifest, Place};
 use super::stream::{Anchors, Problem, StreamVerifier};
 use super::{PAGE, read_page, read_runs};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
-use crate::id::{DagId, TenantId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{DagId, RunId, RunKey, TenantId};
 use crate::ledger::{Entry, Event, Head, Stream, StreamHead};
 use crate::limits::Limits;
-use crate::store::{RunRow, Store};
+use crate::store::{PAGE_MAX, Store};
 use crate::time::Timestamp;
 
 /// The longest line of an export that is read.
@@ -62,7 +62,15 @@ impl Report {
 #[derive(Debug, Default)]
 struct Known {
     heads: BTreeMap<Stream, Vec<(u64, Head)>>,
-    pruned: BTreeMap<Stream, u64>,
+    pruned: BTreeMap<Stream, Pruned>,
+}
+
+/// The last time a stream was pruned.
+#[derive(Debug)]
+struct Pruned {
+    /// The entry of the checkpoint stream that says so.
+    entry: u64,
+    head: Head,
 }
 
 impl Known {
@@ -74,7 +82,8 @@ impl Known {
         match &entry.event {
             Event::CheckpointTaken(e) => e.heads.iter().for_each(|named| self.note(entry.seq, named)),
             Event::CheckpointPruned(e) => {
-                self.pruned.extend(e.heads.iter().map(|named| (named.stream, entry.seq)));
+                let pruned = |named: &StreamHead| Pruned { entry: entry.seq, head: named.head };
+                self.pruned.extend(e.heads.iter().map(|named| (named.stream, pruned(named))));
             }
             _ => {}
         }
@@ -83,7 +92,7 @@ impl Known {
     /// The heads that a stream must have passed through, and forgets them: those named since it was pruned, as the
     /// same run may have been submitted again.
     fn take(&mut self, stream: Stream) -> Anchors {
-        let pruned = self.pruned.get(&stream).copied().unwrap_or(0);
+        let pruned = self.pruned.get(&stream).map_or(0, |pruned| pruned.entry);
         let heads = self.heads.remove(&stream).unwrap_or_default();
         heads
             .into_iter()
@@ -116,45 +125,45 @@ impl Known {
 }
 
 /// Verifies every stream of a tenant in a store, and the rows beside them. Reads pages of 500 entries; holds one run,
-/// and the heads that checkpoints name, in memory. Runs may go on meanwhile.
+/// and the heads that checkpoints name, in memory. Runs may go on meanwhile, and be pruned.
+///
+/// Every run that a row or a checkpoint names must be there with its entries and its row, unless it was pruned. What
+/// the store cannot read is a problem of its stream. Not looked at: entries that neither a row nor a checkpoint leads
+/// to, and documents beside the ledger (published plans, artifacts), which are held to their hashes when they are used.
 ///
 /// # Errors
-/// As the store. What is wrong with the ledger is in the report.
+/// As the store, but for `Corrupt`. What is wrong with the ledger is in the report.
 pub async fn verify_store(store: &dyn Store, tenant: &TenantId, options: &VerifyOptions) -> Result<Report> {
     let mut report = Report::default();
-    let mut known = Known::of(options, tenant, &mut report);
-    let mut reader = Reader { store, tenant, options };
-    for stream in [Stream::Checkpoint, Stream::Audit] {
-        let mut verifier = reader.verifier(stream, known.take(stream));
-        let head = reader.read(&mut verifier, stream, |entry| known.note_entry(&entry)).await?;
-        let problem = verifier.finish(Some(head));
-        if verifier.head().seq > 0 || problem.is_some() {
-            report.add(&verifier, problem);
+    let known = Known::of(options, tenant, &mut report);
+    let mut reader = Reader { store, tenant, options, known, report, recorded: 0 };
+    reader.record(Stream::Checkpoint).await?;
+    reader.record(Stream::Audit).await?;
+    reader.listed_runs().await?;
+    for stream in reader.known.heads.keys().copied().collect::<Vec<_>>() {
+        if let Stream::Run(run) = stream {
+            reader.run(run, None).await?;
         }
     }
-    let mut cursor = None;
-    loop {
-        let (rows, next) = read_runs(store, tenant, cursor).await?;
-        for row in rows {
-            reader.run(row, &mut known, &mut report).await?;
-        }
-        if next.is_none() {
-            break;
-        }
-        cursor = next;
-    }
-    for stream in known.heads.keys().copied().collect::<Vec<_>>() {
-        let anchors = known.take(stream);
-        reader.without_row(stream, anchors, &mut report).await?;
-    }
-    report.problems.sort_by_key(|problem| problem.stream);
-    Ok(report)
+    reader.report.problems.sort_by_key(|problem| problem.stream);
+    Ok(reader.report)
 }
 
 struct Reader<'a> {
     store: &'a dyn Store,
     tenant: &'a TenantId,
     options: &'a VerifyOptions,
+    known: Known,
+    report: Report,
+    /// How much of the checkpoint stream has been verified.
+    recorded: u64,
+}
+
+/// What came of looking at a run.
+enum Looked {
+    Found(Option<Problem>),
+    /// It went lawfully between two looks.
+    Pruned,
 }
 
 impl Reader<'_> {
@@ -166,7 +175,7 @@ impl Reader<'_> {
 
     /// Reads on to the end of the stream; answers the head that the store names.
     async fn read(
-        &mut self,
+        &self,
         verifier: &mut StreamVerifier,
         stream: Stream,
         mut each: impl FnMut(Entry) + Send,
@@ -186,43 +195,161 @@ impl Reader<'_> {
         }
     }
 
-    async fn run(&mut self, row: RunRow, known: &mut Known, report: &mut Report) -> Result<()> {
-        let stream = Stream::Run(row.run);
-        let mut verifier = self.verifier(stream, known.take(stream));
+    /// Verifies a stream of the tenant's own: no row leads to it.
+    async fn record(&mut self, stream: Stream) -> Result<()> {
+        let anchors = self.known.take(stream);
+        let mut verifier = self.verifier(stream, anchors);
+        let mut entries = Vec::new();
+        let keep = |entry: Entry| {
+            if stream == Stream::Checkpoint {
+                entries.push(entry);
+            }
+        };
+        let problem = match self.read(&mut verifier, stream, keep).await {
+            Ok(head) => verifier.finish(Some(head)),
+            Err(error) => Some(unreadable(&verifier, stream, error)?),
+        };
+        entries.iter().for_each(|entry| self.known.note_entry(entry));
+        if stream == Stream::Checkpoint {
+            self.recorded = verifier.head().seq;
+        }
+        if verifier.head().seq > 0 || problem.is_some() {
+            self.report.add(&verifier, problem);
+        }
+        Ok(())
+    }
+
+    /// Verifies the runs that the store lists, up to a row that it cannot read.
+    async fn listed_runs(&mut self) -> Result<()> {
+        let (mut cursor, mut limit) = (None, PAGE_MAX);
+        loop {
+            let (rows, next) = match read_runs(self.store, self.tenant, cursor.clone(), limit).await {
+                Ok(page) => page,
+                // One by one, to come as far as possible.
+                Err(error) if error.kind() == ErrorKind::Corrupt && limit > 1 => {
+                    limit = 1;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    let named = error.context().iter().find(|(key, _)| *key == "run");
+                    let run = named.and_then(|(_, run)| run.parse().ok());
+                    let stream = run.map_or(Stream::Audit, Stream::Run);
+                    let message = format!("rows of runs cannot be read from here on: {error}");
+                    self.report.problems.push(Problem {
+                        stream,
+                        seq: 0,
+                        line: None,
+                        code: "unreadable",
+                        message,
+                    });
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            for row in rows {
+                self.run(row.run, Some(row.head)).await?;
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Verifies a run. `listed` is the head in the row that led to it; without one, checkpoints did.
+    async fn run(&mut self, run: RunId, listed: Option<Head>) -> Result<()> {
+        let stream = Stream::Run(run);
+        let anchors = self.known.take(stream);
+        let promised = anchors.keys().next_back().copied().max(listed.map(|head| head.seq));
+        let Some(promised) = promised else { return Ok(()) };
+        let mut verifier = self.verifier(stream, anchors);
+        let problem = match self.look(&mut verifier, run, listed, promised).await {
+            Ok(Looked::Pruned) => return Ok(()),
+            Ok(Looked::Found(problem)) => problem,
+            Err(error) => Some(unreadable(&verifier, stream, error)?),
+        };
+        self.report.add(&verifier, problem);
+        Ok(())
+    }
+
+    async fn look(
+        &self,
+        verifier: &mut StreamVerifier,
+        run: RunId,
+        listed: Option<Head>,
+        promised: u64,
+    ) -> Result<Looked> {
+        let stream = Stream::Run(run);
+        let key = RunKey { tenant: self.tenant.clone(), run };
+        let problem = |code, message| Problem { stream, seq: 1, line: None, code, message };
         // The run may go on while it is read: then its row is newer than what has been read.
         loop {
-            let head = self.read(&mut verifier, stream, drop).await?;
-            let Some(row) = self.store.run(&row.key()).await? else { return Ok(()) };
+            let head = self.read(verifier, stream, drop).await?;
+            let row = self.store.run(&key).await?;
+            let empty = head.seq == 0 && verifier.head().seq == 0;
+            let Some(row) = row else {
+                if self.was_pruned(stream, listed).await? {
+                    return Ok(Looked::Pruned);
+                }
+                let missing = if empty {
+                    let who = if listed.is_some() { "its row" } else { "a checkpoint" };
+                    let message =
+                        format!("{who} names {promised} entries, nothing is there and nothing was pruned");
+                    problem("deleted", message)
+                } else {
+                    let missing =
+                        problem("row_missing", "there are entries, and no row that leads to them".to_owned());
+                    verifier.finish(Some(head)).unwrap_or(missing)
+                };
+                return Ok(Looked::Found(Some(missing)));
+            };
+            if empty {
+                let message = format!("its row names {} entries, and nothing is there", row.head.seq);
+                return Ok(Looked::Found(Some(problem("deleted", message))));
+            }
             if row.head.seq > head.seq && head.seq > 0 && !verifier.is_broken() {
                 let again = read_page(self.store, self.tenant, stream, head.seq, 1).await?;
                 if again.head.seq > head.seq {
                     continue;
                 }
             }
-            let problem = match verifier.finish(Some(if row.head.seq > head.seq { row.head } else { head })) {
-                Some(problem) => Some(problem),
-                None => verifier.compare_row(&row),
-            };
-            report.add(&verifier, problem);
-            return Ok(());
+            let found = verifier.finish(Some(if row.head.seq > head.seq { row.head } else { head }));
+            return Ok(Looked::Found(found.or_else(|| verifier.compare_row(&row))));
         }
     }
 
-    /// A stream that checkpoints name and no row leads to.
-    async fn without_row(&mut self, stream: Stream, anchors: Anchors, report: &mut Report) -> Result<()> {
-        let Some(last) = anchors.keys().next_back().copied() else { return Ok(()) };
-        let mut verifier = self.verifier(stream, anchors);
-        let head = self.read(&mut verifier, stream, drop).await?;
-        let (code, message) = if head.seq == 0 && verifier.head().seq == 0 {
-            ("deleted", format!("a checkpoint names {last} entries, nothing is there and nothing was pruned"))
-        } else {
-            ("row_missing", "there are entries, and no row that leads to them".to_owned())
-        };
-        let problem = verifier.finish(Some(head)).filter(|_| code == "row_missing");
-        let missing = Problem { stream, seq: 1, line: None, code, message };
-        report.add(&verifier, Some(problem.unwrap_or(missing)));
-        Ok(())
+    /// Whether a run that is gone was pruned: as it stood when it was listed, or since verification began.
+    async fn was_pruned(&self, stream: Stream, listed: Option<Head>) -> Result<bool> {
+        let before = self.known.pruned.get(&stream).is_some_and(|pruned| Some(pruned.head) == listed);
+        if before {
+            return Ok(true);
+        }
+        let mut after = self.recorded;
+        loop {
+            let page = read_page(self.store, self.tenant, Stream::Checkpoint, after, PAGE).await?;
+            let entries = page.lines.split_terminator('\n').filter_map(|line| Entry::read(line).ok());
+            let mut named = entries.filter_map(|entry| match entry.event {
+                Event::CheckpointPruned(pruned) => Some(pruned.heads),
+                _ => None,
+            });
+            if named.any(|heads| heads.iter().any(|head| head.stream == stream)) {
+                return Ok(true);
+            }
+            if !page.more() || page.lines.is_empty() {
+                return Ok(false);
+            }
+            after = page.last;
+        }
     }
+}
+
+/// The problem of a stream that the store cannot read; any other error stays one.
+fn unreadable(verifier: &StreamVerifier, stream: Stream, error: Error) -> Result<Problem> {
+    if error.kind() != ErrorKind::Corrupt {
+        return Err(error);
+    }
+    let (seq, message) = (verifier.head().seq + 1, format!("the store cannot read it: {error}"));
+    Ok(Problem { stream, seq, line: None, code: "unreadable", message })
 }
 
 /// Verifies an export, and that it is what its manifest says, if one is given. Holds the state of every run in it

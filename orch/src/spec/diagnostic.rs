@@ -102,6 +102,11 @@ impl Problem {
         self
     }
 
+    /// Says where in the data it is, once that is known.
+    pub(super) fn within(self, path: &str) -> Self {
+        Self { path: bounded(path), ..self }
+    }
+
     /// Names the place that came first when something is there twice.
     pub(super) fn first_at(mut self, at: Offset) -> Self {
         self.first = Some(at);

@@ -70,7 +70,7 @@ impl<'p> Reader<'p> {
         match self.string(node)?.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                let problem = self.problem(code, node.at(), error.to_string());
+                let problem = self.problem(code, node.at(), error.sentence());
                 self.report(problem);
                 None
             }

@@ -43,7 +43,7 @@ impl InputSchema {
     ///
     /// # Errors
     /// `Invalid`, with the JSON pointer, when it is no JSON Schema 2020-12, refers to anything outside
-    /// itself, or holds a pattern that is too large or needs backtracking.
+    /// itself, holds a pattern that is too large or needs backtracking, or can make one value be looked at too often.
     pub fn compile(schema: &Value) -> Result<Self> {
         Self::build(schema).map_err(|problems| {
             let first = problems.into_iter().next();
@@ -65,6 +65,10 @@ impl InputSchema {
         }
         if !problems.is_empty() {
             return Err(problems);
+        }
+        let costly = super::visits::check(schema);
+        if !costly.is_empty() {
+            return Err(costly);
         }
         let patterns =
             PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
@@ -222,13 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_refers_to_itself_ends() {
+    fn a_schema_that_refers_to_itself_is_refused_unless_it_goes_deeper() {
         for schema in [
             json!({"$ref": "#"}),
             json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}),
             json!({"allOf": [{"$ref": "#"}]}),
         ] {
-            let _ = InputSchema::compile(&schema).map(|schema| schema.validate(&json!({})));
+            let error = InputSchema::compile(&schema).unwrap_err().to_string();
+            assert!(error.contains("without going deeper"), "{error}");
         }
         let schema = json!({"$defs": {"tree": {"properties": {"kids": {"items": {"$ref": "#/$defs/tree"}}}}},
             "$ref": "#/$defs/tree"});

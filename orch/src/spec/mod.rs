@@ -12,6 +12,7 @@ mod schema;
 mod source;
 mod suggest;
 mod template;
+mod visits;
 
 pub use diagnostic::{Diagnostic, Diagnostics, PROBLEMS_MAX};
 pub use inputs::{InputProblem, InputSchema};

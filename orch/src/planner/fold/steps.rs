@@ -39,6 +39,7 @@ impl RunState {
         step.not_before = e.not_before;
         step.scheduled_at = step.scheduled_at.or(Some(now));
         step.child_run = None;
+        step.reused = None;
         self.set_status(at, StepStatus::Queued);
         if self.is_sub_dag(at) {
             // No queue holds it back, so this index does.
@@ -133,6 +134,7 @@ impl RunState {
         let step = self.at_mut(at);
         step.output = Some(Box::new(LazyValue::new(output)));
         step.output_hash = Some(e.output_hash);
+        step.reused = e.reused.clone().map(Box::new);
         step.error = None;
         step.logs = e.logs.clone().map(Box::new);
         self.settle(at, StepStatus::Succeeded, now);

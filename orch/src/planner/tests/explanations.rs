@@ -96,6 +96,23 @@ fn waits_say_what_they_wait_for() {
 }
 
 #[test]
+fn a_reused_step_names_the_run_its_output_comes_from() {
+    let mut sim = Sim::new(&plan_of(&[task("a", &[]), task("b", &[])]));
+    let from = crate::ledger::ReusedFrom { run: sim.state.key.run, step: key("z") };
+    let events = attempt::reuse(&sim.state, sim.at("a"), Payload::null(), from.clone()).unwrap();
+    sim.record(events);
+    sim.run("b", good());
+    let expected =
+        format!("`a` is succeeded: its output was reused from `z` of run {}, at {}.", from.run, sim.now);
+    assert_eq!(summary(&sim, "a"), expected);
+    let reason = &explain(&sim.state, &key("a"), sim.now).unwrap().reasons[0];
+    assert_eq!(reason.data["reused"], json!(from));
+    assert_eq!(sim.step("a").reused.as_deref(), Some(&from));
+    assert_eq!(sim.step("b").reused, None);
+    assert!(summary(&sim, "b").contains("did what it should"));
+}
+
+#[test]
 fn an_explanation_is_bounded_and_does_not_recurse() {
     let steps: Vec<Value> = (0..5_000)
         .map(|n| {

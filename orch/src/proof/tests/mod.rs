@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod exports;
+mod stores;
 mod tampering;
 
 use serde_json::json;

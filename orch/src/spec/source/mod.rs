@@ -3,6 +3,7 @@
 mod json;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde_json::{Map, Number, Value};
@@ -125,13 +126,32 @@ impl Node {
     }
 }
 
+/// Scalars that stand for no number of JSON, by their place. The tree goes on with [`stand_in`] for each.
+type Odd = BTreeMap<Offset, Problem>;
+
+/// What a reader of one syntax makes of a text.
+struct Tree {
+    root: Node,
+    odd: Odd,
+}
+
+/// The number that takes the place of one that cannot be: within the range of every field.
+fn stand_in() -> Data {
+    Data::Number(1.into())
+}
+
+fn not_finite(text: &str, at: Offset) -> Problem {
+    Problem::new("not-finite", at, "", format!("`{}` is no JSON number", shown(text)))
+        .hint("write it in quotes if it is meant as a string")
+}
+
 /// Reads the tree of a document. A text whose first character is `{` or `[` is JSON, any other YAML.
 ///
 /// `None` when the text cannot be read at all; `problems` says why. Problems that leave a tree to go on
-/// with (duplicate names, inexact integers) are reported beside it.
+/// with (duplicate names, odd numbers) are reported beside it.
 pub(super) fn read(text: &str, limits: &Limits, problems: &mut Problems) -> Option<Node> {
     if text.len() > limits.spec_bytes {
-        let message = format!("the document has {} bytes, the limit is {}", text.len(), limits.spec_bytes);
+        let message = format!("the document has more than {} bytes", limits.spec_bytes);
         problems.push(Problem::new("limit-exceeded", 0, "", message).hint("split it into sub-DAGs"));
         return None;
     }
@@ -144,8 +164,10 @@ pub(super) fn read(text: &str, limits: &Limits, problems: &mut Problems) -> Opti
         yaml::read(text, depth_max)
     };
     match tree {
-        Ok(mut root) => {
-            settle(&mut root, &mut String::new(), problems);
+        Ok(Tree { mut root, mut odd }) => {
+            settle(&mut root, &mut String::new(), &mut odd, problems);
+            // What a name used twice took with it.
+            odd.into_values().for_each(|problem| problems.push(problem));
             Some(root)
         }
         Err(problem) => {
@@ -155,10 +177,14 @@ pub(super) fn read(text: &str, limits: &Limits, problems: &mut Problems) -> Opti
     }
 }
 
-/// Refuses integers that another reader might round, and names used twice in a map (the first one stays).
-fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
+/// Refuses integers that another reader might round, and names used twice in a map (the first one stays), and says
+/// where in the data the odd numbers are.
+fn settle(node: &mut Node, path: &mut String, odd: &mut Odd, problems: &mut Problems) {
     let length = path.len();
     match &mut node.data {
+        Data::Number(_) if odd.contains_key(&node.span.start) => {
+            odd.remove(&node.span.start).into_iter().for_each(|problem| problems.push(problem.within(path)));
+        }
         Data::Number(number) if !is_exact(number) => {
             let message = "the integer is beyond 2^53 and would not survive every reader";
             problems.push(
@@ -169,12 +195,12 @@ fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
         Data::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
                 path.push_str(&format!("/{index}"));
-                settle(item, path, problems);
+                settle(item, path, odd, problems);
                 path.truncate(length);
             }
         }
         Data::Map(fields) => {
-            let mut firsts = std::collections::BTreeMap::new();
+            let mut firsts = BTreeMap::new();
             let mut twice = Vec::new();
             for (index, field) in fields.iter_mut().enumerate() {
                 path.push('/');
@@ -189,7 +215,7 @@ fn settle(node: &mut Node, path: &mut String, problems: &mut Problems) {
                     twice.push(index);
                 } else {
                     firsts.insert(field.name.clone(), field.at);
-                    settle(&mut field.node, path, problems);
+                    settle(&mut field.node, path, odd, problems);
                 }
                 path.truncate(length);
             }

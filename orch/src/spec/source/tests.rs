@@ -52,7 +52,39 @@ fn numbers_that_are_not_finite_are_refused_where_they_stand() {
     for number in [".nan", ".inf", "-.Inf", "+.INF", "1e999"] {
         assert_eq!(problems(&format!("a: 1\nb: {number}\n")), [("not-finite", 2, 4)], "{number}");
     }
-    assert_eq!(problems("{\"a\": 1e999}"), [("syntax", 1, 11)]);
+    for number in ["1e999", "NaN", "Infinity", "-Infinity"] {
+        assert_eq!(problems(&format!("{{\"a\": {number}}}")), [("not-finite", 1, 7)], "{number}");
+    }
+    assert_eq!(tree(r#"{"NaN \" Infinity": "\\"}"#).unwrap(), json!({"NaN \" Infinity": "\\"}));
+    for text in ["[xNaN]", "[1 NaN]", "{NaN: 1}", "[Infinity", "[NaN2]"] {
+        assert_eq!(tree(text).unwrap_err().problems[0].code, "syntax", "{text}");
+    }
+}
+
+#[test]
+fn an_odd_number_hides_no_other_problem() {
+    let report = tree("a: [.inf]\nb: &x 007\nc: *x\nd: 9007199254740993\na: .nan\n").unwrap_err();
+    let found: Vec<_> = report.problems.iter().map(|p| (p.code, p.path.as_str(), p.line)).collect();
+    assert_eq!(
+        found,
+        [
+            ("not-finite", "/a/0", 1),
+            ("ambiguous-number", "/b", 2),
+            ("inexact-integer", "/d", 4),
+            ("duplicate-field", "/a", 5),
+            ("not-finite", "", 5),
+        ]
+    );
+    let report = tree("{\"é\": [NaN, -Infinity],\n \"b\": 9007199254740993}").unwrap_err();
+    let found: Vec<_> = report.problems.iter().map(|p| (p.code, p.path.as_str(), p.column)).collect();
+    assert_eq!(found, [("not-finite", "/é/0", 8), ("not-finite", "/é/1", 13), ("inexact-integer", "/b", 7)]);
+}
+
+#[test]
+fn a_document_over_the_limit_is_not_said_to_have_a_size() {
+    // A reader of files may have cut it.
+    let report = tree(&"x".repeat((4 << 20) + 1)).unwrap_err();
+    assert_eq!(report.problems[0].message, "the document has more than 4194304 bytes");
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::ops::Range;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Tag};
 use serde_json::Number;
 
-use super::{Data, Field, Node, Offset, decimal};
+use super::{Data, Field, Node, Odd, Offset, Tree, decimal, not_finite, stand_in};
 use crate::spec::diagnostic::Problem;
+use crate::spec::fields::shown;
 
 /// Values that anchors and aliases may copy in a document.
 const COPIED_MAX: usize = 100_000;
@@ -18,7 +19,7 @@ const COPIED_MAX: usize = 100_000;
 const BYTES_PER_VALUE: usize = 64;
 
 /// Reads `text`, nested `depth_max` levels at most.
-pub(super) fn read(text: &str, depth_max: usize) -> Result<Node, Problem> {
+pub(super) fn read(text: &str, depth_max: usize) -> Result<Tree, Problem> {
     let options = granit_parser::options! {
         emit_comments: false,
         // One more than ours, so that ours is the one that speaks.
@@ -30,7 +31,8 @@ pub(super) fn read(text: &str, depth_max: usize) -> Result<Node, Problem> {
         let (event, span) = event.map_err(|error| unreadable(&error))?;
         builder.take(event, span.byte_range().unwrap_or_default())?;
     }
-    Ok(builder.root.unwrap_or(Node { data: Data::Null, span: 0..0 }))
+    let root = builder.root.unwrap_or(Node { data: Data::Null, span: 0..0 });
+    Ok(Tree { root, odd: builder.odd })
 }
 
 fn unreadable(error: &ScanError) -> Problem {
@@ -51,6 +53,7 @@ struct Builder {
     open: Vec<Open>,
     anchors: BTreeMap<usize, Anchor>,
     copied: usize,
+    odd: Odd,
     root: Option<Node>,
 }
 
@@ -97,7 +100,7 @@ fn weight(text: &str) -> usize {
 
 impl Builder {
     fn new(depth_max: usize) -> Self {
-        Self { depth_max, open: Vec::new(), anchors: BTreeMap::new(), copied: 0, root: None }
+        Self { depth_max, open: Vec::new(), anchors: BTreeMap::new(), copied: 0, odd: Odd::new(), root: None }
     }
 
     fn take(&mut self, event: Event<'_>, span: Range<Offset>) -> Result<(), Problem> {
@@ -111,7 +114,7 @@ impl Builder {
                     return self.name(&text, style, span.start);
                 }
                 let size = Size::leaf(&text);
-                let data = scalar(text, style, tag.as_deref(), span.start)?;
+                let data = scalar(text, style, tag.as_deref(), span.start, &mut self.odd)?;
                 self.put(Node { data, span }, anchor, size)
             }
             Event::Alias(anchor) => self.alias(anchor, span),
@@ -235,15 +238,25 @@ impl Builder {
 }
 
 /// What a scalar means.
-fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Offset) -> Result<Data, Problem> {
+fn scalar(
+    text: Cow<'_, str>,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    at: Offset,
+    odd: &mut Odd,
+) -> Result<Data, Problem> {
     let Some(tag) = tag else {
-        return if style == ScalarStyle::Plain { plain(text, at) } else { Ok(Data::Text(text.into_owned())) };
+        return Ok(if style == ScalarStyle::Plain {
+            plain(text, at, odd)
+        } else {
+            Data::Text(text.into_owned())
+        });
     };
     let wanted = tag.core_suffix();
     if wanted == Some("str") || tag.to_string() == "!" {
         return Ok(Data::Text(text.into_owned()));
     }
-    let data = plain(text, at)?;
+    let data = plain(text, at, odd);
     match (wanted, &data) {
         (Some("null"), Data::Null)
         | (Some("bool"), Data::Bool(_))
@@ -254,34 +267,33 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, at: Offset)
 }
 
 /// A scalar without quotes, by the core schema.
-fn plain(text: Cow<'_, str>, at: Offset) -> Result<Data, Problem> {
+fn plain(text: Cow<'_, str>, at: Offset, odd: &mut Odd) -> Data {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
-    Ok(match &*text {
+    let mut refuse = |problem| {
+        odd.insert(at, problem);
+        stand_in()
+    };
+    match &*text {
         "" | "~" | "null" | "Null" | "NULL" => Data::Null,
         "true" | "True" | "TRUE" => Data::Bool(true),
         "false" | "False" | "FALSE" => Data::Bool(false),
-        ".nan" | ".NaN" | ".NAN" => return Err(not_finite(&text, at)),
-        _ if matches!(unsigned, ".inf" | ".Inf" | ".INF") => return Err(not_finite(&text, at)),
+        ".nan" | ".NaN" | ".NAN" => refuse(not_finite(&text, at)),
+        _ if matches!(unsigned, ".inf" | ".Inf" | ".INF") => refuse(not_finite(&text, at)),
         _ if is_number(unsigned) => {
             let mut digits = unsigned.bytes();
             if digits.next() == Some(b'0') && digits.next().is_some_and(|digit| digit.is_ascii_digit()) {
-                let message = format!("`{text}` begins with 0, which some readers take for octal");
-                return Err(Problem::new("ambiguous-number", at, "", message).hint(
+                let message = format!("`{}` begins with 0, which some readers take for octal", shown(&text));
+                return refuse(Problem::new("ambiguous-number", at, "", message).hint(
                     "write it in quotes if it is a string, as `0o…` if it is octal, else without the 0",
                 ));
             }
-            Data::Number(decimal(&text).ok_or_else(|| not_finite(&text, at))?)
+            decimal(&text).map_or_else(|| refuse(not_finite(&text, at)), Data::Number)
         }
         _ => match radix(&text) {
             Some(number) => Data::Number(number),
             None => Data::Text(text.into_owned()),
         },
-    })
-}
-
-fn not_finite(text: &str, at: Offset) -> Problem {
-    Problem::new("not-finite", at, "", format!("`{text}` is no JSON number"))
-        .hint("write it in quotes if it is meant as a string")
+    }
 }
 
 /// `(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`

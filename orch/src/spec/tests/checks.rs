@@ -255,3 +255,28 @@ fn fields_that_nothing_would_heed_are_reported() {
     }
     assert!(!report.contains("`dag/x@1` does not heed `retry`"), "{report}");
 }
+
+#[test]
+fn a_value_with_a_grammar_of_its_own_is_refused_in_a_sentence() {
+    let report = read("apiVersion: orch/v1\nkind: Dag\nid: A\nsteps:\n- {id: a, uses: x, timeout: soon}\n");
+    for problem in report.unwrap_err().problems {
+        assert!(
+            !problem.message.contains("=`") && problem.message.contains("found `"),
+            "{}",
+            problem.message
+        );
+    }
+}
+
+#[test]
+fn a_number_that_is_not_finite_hides_no_problem_of_the_steps() {
+    let text = steps(&[("a", "priority: .nan, nedes: [b], with: {x: -.inf}")]);
+    assert_eq!(
+        problems(&text),
+        [
+            "5:33 not-finite /steps/0/priority",
+            "5:39 unknown-field /steps/0/nedes",
+            "5:61 not-finite /steps/0/with/x",
+        ]
+    );
+}
