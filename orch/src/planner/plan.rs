@@ -1,7 +1,7 @@
 //! From a checked spec to the order in which its steps are looked at.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -124,9 +124,21 @@ impl Plan {
         }
         fold_edges_into_needs(&mut dag)?;
         let sorted = positions_by_id(&dag.steps)?;
-        let order = kahn(&dag.steps, &sorted)?;
+        let needs = needs(&dag.steps)?;
+        let order = kahn(&dag.steps, &sorted, &needs)?;
+        let mut place = vec![0; order.len()];
+        for (new, old) in order.iter().enumerate() {
+            place[*old as usize] = index(new);
+        }
+        let place = |old: &u32| place[*old as usize];
+        let edges = order
+            .iter()
+            .flat_map(|to| needs.row(*to).iter().map(move |from| (to, from)))
+            .map(|(to, from)| (place(to), place(from)));
+        let edges: Vec<(u32, u32)> = edges.collect();
+        let by_id = sorted.iter().map(place).collect();
         reorder(&mut dag.steps, &order);
-        Self::of_ordered(dag, limits)
+        Self::of_ordered(dag, by_id, &edges, limits)
     }
 
     /// Reads a plan back from the first entry of a run.
@@ -147,20 +159,12 @@ impl Plan {
         Ok(plan)
     }
 
-    fn of_ordered(dag: Dag, limits: &Limits) -> Result<Self> {
-        let by_id = positions_by_id(&dag.steps)?;
-        let find = |id: &StepId| position(&dag.steps, &by_id, id.as_str());
-        let mut edges = Vec::with_capacity(dag.steps.iter().map(|step| step.needs.len()).sum());
-        for (to, step) in dag.steps.iter().enumerate() {
-            for need in &step.needs {
-                edges.push((index(to), find(need).ok_or_else(|| unknown_need(step, need))?));
-            }
-        }
+    /// `edges` lead from a step to what it needs.
+    fn of_ordered(dag: Dag, by_id: Vec<u32>, edges: &[(u32, u32)], limits: &Limits) -> Result<Self> {
         let graph = Graph {
             needs: Adjacency::new(dag.steps.len(), edges.iter().copied()),
             dependents: Adjacency::new(dag.steps.len(), edges.iter().map(|(to, from)| (*from, *to))),
         };
-        drop(edges);
         let compiled = dag.steps.iter().map(|step| compile(step, limits)).collect::<Result<_>>()?;
         let document = Payload::of_trusted(&dag)?;
         Ok(Self { hash: document.digest(), document, graph, by_id, compiled, dag })
@@ -316,21 +320,28 @@ fn position(steps: &[Step], by_id: &[u32], id: &str) -> Option<u32> {
     by_id.binary_search_by(|probe| steps[*probe as usize].id.as_str().cmp(id)).ok().map(|found| by_id[found])
 }
 
-fn kahn(steps: &[Step], by_id: &[u32]) -> Result<Vec<u32>> {
+/// What each step needs, by position.
+fn needs(steps: &[Step]) -> Result<Adjacency> {
+    let position: HashMap<&str, u32> =
+        steps.iter().enumerate().map(|(position, step)| (step.id.as_str(), index(position))).collect();
+    let mut edges = Vec::with_capacity(steps.iter().map(|step| step.needs.len()).sum());
+    for (to, step) in steps.iter().enumerate() {
+        for need in &step.needs {
+            edges.push((index(to), *position.get(need.as_str()).ok_or_else(|| unknown_need(step, need))?));
+        }
+    }
+    Ok(Adjacency::new(steps.len(), edges.iter().copied()))
+}
+
+fn kahn(steps: &[Step], by_id: &[u32], needs: &Adjacency) -> Result<Vec<u32>> {
     let mut rank = vec![0u32; steps.len()];
     for (place, position) in by_id.iter().enumerate() {
         rank[*position as usize] = index(place);
     }
-    let mut open = vec![0u32; steps.len()];
-    let mut edges = Vec::with_capacity(steps.iter().map(|step| step.needs.len()).sum());
-    for (to, step) in steps.iter().enumerate() {
-        open[to] = index(step.needs.len());
-        for need in &step.needs {
-            let from = position(steps, by_id, need.as_str()).ok_or_else(|| unknown_need(step, need))?;
-            edges.push((from, index(to)));
-        }
-    }
-    let dependents = Adjacency::new(steps.len(), edges.iter().copied());
+    let positions = 0..index(steps.len());
+    let mut open: Vec<u32> = positions.clone().map(|position| index(needs.row(position).len())).collect();
+    let edges = positions.flat_map(|to| needs.row(to).iter().map(move |from| (*from, to)));
+    let dependents = Adjacency::new(steps.len(), edges);
     let mut ready: BinaryHeap<Reverse<u32>> =
         by_id.iter().filter(|p| open[**p as usize] == 0).map(|p| Reverse(rank[*p as usize])).collect();
     let mut order = Vec::with_capacity(steps.len());
