@@ -280,8 +280,8 @@ impl Orchestrator {
         submit::replay(&self.core, who, run).await
     }
 
-    /// Submits a new run of the same plan with the same inputs that begins at `from`: what is not downstream of it
-    /// keeps its earlier output.
+    /// Submits a new run of the same plan with the same inputs that begins at `from`: what had succeeded and is not
+    /// downstream of it keeps its earlier output. What had failed runs again, and so does what needs it.
     ///
     /// # Errors
     /// As [`Orchestrator::submit`], and `NotFound` for a step the run does not have.

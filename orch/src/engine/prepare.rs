@@ -6,10 +6,10 @@ use super::change::{Answer, Change, Permit, Request, evaluate};
 use super::core::Core;
 use super::effects::{Effects, Launch, SubRun};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{RunId, RunKey};
+use crate::id::{RunId, RunKey, StepKey};
 use crate::ledger::{Chain, Event, Head, ReusedFrom, StepFailed, StepParked, Stream};
 use crate::payload::Payload;
-use crate::planner::{RunState, StepRef, advance_some};
+use crate::planner::{RunState, StepRef, advance_some, attempt, decide};
 use crate::store::Append;
 use crate::time::Timestamp;
 
@@ -122,33 +122,41 @@ impl Draft<'_> {
         };
         let plan = Arc::clone(&create.plan);
         self.state = Some(Box::new(RunState::open(&first, self.chain.head(), |_| Ok(plan))?));
-        for (step, output, from) in &create.reused {
-            self.take_over(&request.actor, step, output, from)?;
-        }
+        self.take_over(&request.actor, &create.reused)?;
         let state = self.state.as_deref().ok_or_else(defect)?;
         Ok(Answer::Created { row: Box::new(state.row()), new: true })
     }
 
-    /// Takes an output over from another run. What cannot be taken over, because its turn does not come the same way
-    /// again, runs again.
-    fn take_over(
-        &mut self,
-        actor: &str,
-        step: &crate::id::StepKey,
-        output: &Payload,
-        from: &ReusedFrom,
-    ) -> Result<()> {
-        for last_try in [false, true] {
-            let state = self.state.as_deref().ok_or_else(defect)?;
-            let at = state.find(step).ok_or_else(|| Error::not_found("no such step").with("step", step))?;
-            match crate::planner::attempt::reuse(state, at, output.clone(), from.clone()) {
-                Ok(events) => return self.apply(actor, &events),
-                Err(error) if error.kind() != ErrorKind::Conflict || last_try => break,
-                // Its turn may come once what is skipped before it is skipped.
-                Err(_) => self.decide()?,
+    /// Takes outputs over from another run: each as soon as its step's turn has come. Where that waits for a step to be
+    /// skipped again, one wave is decided and no more, so that nothing is started that is to be taken over.
+    fn take_over(&mut self, actor: &str, reused: &[(StepKey, Payload, ReusedFrom)]) -> Result<()> {
+        let mut open: Vec<_> = reused.iter().collect();
+        while !open.is_empty() {
+            let mut later = Vec::with_capacity(open.len());
+            let before = open.len();
+            for taken in open {
+                let (step, output, from) = taken;
+                let state = self.state.as_deref().ok_or_else(defect)?;
+                let at =
+                    state.find(step).ok_or_else(|| Error::not_found("no such step").with("step", step))?;
+                match attempt::reuse(state, at, output.clone(), from.clone()) {
+                    Ok(events) => self.apply(actor, &events)?,
+                    Err(error) if error.kind() == ErrorKind::Conflict => later.push(taken),
+                    Err(error) => return Err(error),
+                }
             }
+            if later.len() == before {
+                let state = self.state.as_deref().ok_or_else(defect)?;
+                let wave = decide(state, self.now, self.core.limits());
+                if wave.is_empty() {
+                    // What is left waits for a step that has to run again, such as one that had failed.
+                    return Ok(());
+                }
+                self.apply(ORCH, &wave)?;
+                self.decided.extend(wave);
+            }
+            open = later;
         }
-        tracing::debug!(%step, "an earlier output cannot be taken over; the step runs again");
         Ok(())
     }
 
@@ -210,7 +218,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn launch(&mut self, step: crate::id::StepKey, permit: Permit) -> Result<()> {
+    fn launch(&mut self, step: StepKey, permit: Permit) -> Result<()> {
         let state = self.state.as_deref().ok_or_else(defect)?;
         let at = state.find(&step).ok_or_else(defect)?;
         self.effects.launches.push(Launch::new(state, at, step, permit, self.core.limits())?);

@@ -219,3 +219,25 @@ async fn trouble_with_the_store_can_be_seen_while_it_lasts() {
     assert_eq!(run(&orchestrator, steps).await.status, RunStatus::Completed);
     assert_eq!(orchestrator.stats().trouble, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_decision_that_was_cut_off_between_two_appends_is_finished_by_another_process() {
+    let (world, witness) = (World::new(), Witness::default());
+    let mut settings = quick();
+    settings.limits.append_entries = 20;
+    let store = FaultyStore::new(world.store.clone(), 1, Rates::default());
+    let first = witness.watch(world.process()).settings(settings.clone()).store(Arc::new(store.clone()));
+    let first = first.start().unwrap();
+    // In the third piece or so; whoever waits for the first process waits for ever.
+    store.freeze_at("each[50]");
+    let items: Vec<u32> = (0..100).collect();
+    let steps =
+        format!("  - {{ id: each, uses: fn/act, forEach: {{ items: {items:?} }}, with: {{ millis: 1 }} }}\n");
+    let run = submit(&first, dag(&steps)).await;
+    while !store.is_frozen() {
+        millis(1).await;
+    }
+    let second = witness.watch(world.process()).settings(settings).start().unwrap();
+    assert_eq!(ended(&second, run).await.status, RunStatus::Completed);
+    check(&second, run).await;
+}

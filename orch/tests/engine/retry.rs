@@ -120,3 +120,39 @@ async fn a_rerun_takes_over_what_ran_beside_a_skipped_step() {
     assert_eq!(state.outputs()["d"].get(), &json!(3));
     assert_eq!(["a", "c", "d"].map(|step| witness.executions(step)), [1, 1, 2]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rerun_asks_no_gate_again_that_it_takes_over() {
+    let orchestrator = builder().start().unwrap();
+    let steps = r#"
+  - { id: a, uses: fn/echo, when: "false" }
+  - { id: gate, uses: gate/approval, needs: [a], when: "steps.a.status == 'skipped'" }
+  - { id: z, uses: fn/echo, needs: [gate], with: "${{ steps.gate.output.actor }}" }
+"#;
+    let first = submit(&orchestrator, dag(steps)).await;
+    until(&orchestrator, first, "gate", StepStatus::Waiting).await;
+    orchestrator.decide(&who(), first, key("gate"), true).await.unwrap();
+    ended(&orchestrator, first).await;
+    let rerun = orchestrator.rerun(&who(), first, &"z".parse().unwrap()).await.unwrap().run.run;
+    assert_eq!(ended(&orchestrator, rerun).await.status, RunStatus::Completed);
+    let state = check(&orchestrator, rerun).await;
+    assert_eq!(state.outputs()["z"].get(), &json!(who().actor));
+    assert!(!types(&entries(&orchestrator, rerun).await).contains(&"gate.requested"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rerun_runs_again_what_waited_for_a_failure() {
+    let witness = Witness::default();
+    let orchestrator = witness.watch(builder()).start().unwrap();
+    let steps = r#"
+  - { id: a, uses: fn/act }
+  - { id: bad, uses: fn/boom, needs: [a] }
+  - { id: after, uses: fn/act, needs: [bad], when: "steps.bad.status == 'failed'" }
+  - { id: z, uses: fn/act }
+"#;
+    let first = run(&orchestrator, dag(steps)).await;
+    let rerun = orchestrator.rerun(&who(), first.run, &"z".parse().unwrap()).await.unwrap().run.run;
+    assert_eq!(ended(&orchestrator, rerun).await.status, RunStatus::Failed);
+    check(&orchestrator, rerun).await;
+    assert_eq!(["a", "after", "z"].map(|step| witness.executions(step)), [1, 2, 2]);
+}
