@@ -103,6 +103,7 @@ macro_rules! store_suite {
             l1_unknown_streams_are_empty
             l1_requests_are_answered_in_order
             l1_a_batch_of_a_thousand_lands
+            l1_an_append_whose_answer_was_lost_landed_wholly_or_not_at_all
             l2_append_with_stale_head_changes_nothing
             l2_items_of_one_call_are_independent
             l2_items_on_one_stream_apply_in_order

@@ -155,6 +155,29 @@ pub async fn l2_append_with_stale_head_changes_nothing(pair: Pair<dyn Store>) {
     assert_eq!(pair.first.run(&row(&a, 2, one).key()).await.unwrap(), None);
 }
 
+/// L1: a fault between execution and answer. Whoever asked goes away before the answer, and asks again: by then all of
+/// it has landed, entries and row, or nothing has.
+pub async fn l1_an_append_whose_answer_was_lost_landed_wholly_or_not_at_all(pair: Pair<dyn Store>) {
+    let a = tenant("a");
+    for patience in 0..12 {
+        let append = append_row(&a, patience, Head::EMPTY, &["x", "y"]);
+        let asked = [append.clone()];
+        let mut call = pair.first.append(&asked);
+        for _ in 0..=patience {
+            if futures::poll!(&mut call).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        let again = try_land(&*pair.first, append.clone()).await;
+        assert!(matches!(again, None | Some(ErrorKind::Conflict)), "{again:?}");
+        assert_eq!(whole(&*pair.second, &a, append.stream).await.lines, *append.lines);
+        let row = pair.second.run(&row(&a, patience, append.head).key()).await.unwrap();
+        assert_eq!(row, append.row, "asked again: {again:?}");
+    }
+}
+
 /// L2: one item's conflict is its own.
 pub async fn l2_items_of_one_call_are_independent(pair: Pair<dyn Store>) {
     let a = tenant("a");

@@ -22,6 +22,8 @@ enum Fault {
     ReversesPages,
     /// The end of a long batch is dropped.
     LosesTheEndOfABatch,
+    /// The row follows the entries in a second step, which nobody takes when the caller has gone.
+    WritesInTwoSteps,
     /// A stale append is answered as one that landed, and a document is written whatever is expected.
     NeverConflicts,
     /// A conflict of one item is told to all.
@@ -63,6 +65,7 @@ crate::guards! { store, wrong, "store_suite":
     IgnoresAfter => l1_chunk_boundaries_do_not_show l1_unknown_streams_are_empty;
     ReversesPages => l1_requests_are_answered_in_order;
     LosesTheEndOfABatch => l1_a_batch_of_a_thousand_lands;
+    WritesInTwoSteps => l1_an_append_whose_answer_was_lost_landed_wholly_or_not_at_all;
     NeverConflicts =>
         l2_append_with_stale_head_changes_nothing
         l2_racing_appends_on_one_head_let_one_win
@@ -144,6 +147,15 @@ impl Store for Wrong {
         let backwards = self.is(Fault::ReversesItems);
         let mut written: Vec<_> =
             appends[..self.kept(appends)].iter().map(|append| self.written(append)).collect();
+        if self.is(Fault::WritesInTwoSteps) {
+            let without = |append: &Append| Append { row: None, ..append.clone() };
+            let answers = self.0.append(&written.iter().map(without).collect::<Vec<_>>()).await?;
+            tokio::task::yield_now().await;
+            let landed = written.into_iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+            let rows = landed.map(|(append, _)| Append { expected: append.head, lines: "".into(), ..append });
+            self.0.append(&rows.collect::<Vec<_>>()).await?;
+            return Ok(answers);
+        }
         if self.is(Fault::DropsRowOnly) {
             written.retain(|append| !append.lines.is_empty());
         }
