@@ -9,23 +9,20 @@ use tokio::sync::Mutex;
 
 use super::core::Core;
 use super::handle::Identity;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::id::TenantId;
-use crate::ledger::{AuditAction, Chain, Head, Stream};
+use crate::ledger::{AuditAction, Stream};
 use crate::payload::Payload;
-use crate::store::{Append, EntriesRequest};
+use crate::proof;
 
-/// Races lost before the caller is told.
-const TRIES: usize = 64;
-
-/// The heads of the audit streams as last seen; one lock per tenant, so that this process does not race itself.
+/// One lock per tenant, so that this process does not race itself for the head of the stream.
 #[derive(Debug, Default)]
-pub(super) struct AuditHeads(std::sync::Mutex<HashMap<TenantId, Arc<Mutex<Option<Head>>>>>);
+pub(super) struct AuditTurns(std::sync::Mutex<HashMap<TenantId, Arc<Mutex<()>>>>);
 
-impl AuditHeads {
-    fn of(&self, tenant: &TenantId) -> Arc<Mutex<Option<Head>>> {
-        let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(heads.entry(tenant.clone()).or_default())
+impl AuditTurns {
+    fn of(&self, tenant: &TenantId) -> Arc<Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(tenant.clone()).or_default())
     }
 }
 
@@ -40,42 +37,11 @@ pub(super) async fn record(
     target: String,
     detail: &Value,
 ) -> Result<()> {
-    let event = AuditAction {
-        action: action.to_owned(),
-        detail: Payload::new(detail)?,
-        reason: who.reason.clone(),
-        target,
-    }
-    .into();
-    let known = core.audit.of(&who.tenant);
-    let mut known = known.lock().await;
-    for _ in 0..TRIES {
-        let expected = match *known {
-            Some(head) => head,
-            None => read_head(core, &who.tenant).await?,
-        };
-        let mut chain = Chain::new(&who.tenant, Stream::Audit, expected);
-        chain.push(&who.actor, core.now(), &event)?;
-        let (lines, head) = chain.finish()?;
-        let append =
-            Append { tenant: who.tenant.clone(), stream: Stream::Audit, expected, lines, head, row: None };
-        *known = None;
-        match core.store.append(&[append]).await?.pop() {
-            Some(Ok(())) => {
-                *known = Some(head);
-                return Ok(());
-            }
-            Some(Err(error)) if error.kind() == ErrorKind::Conflict => {}
-            Some(Err(error)) => return Err(error),
-            None => return Err(Error::internal("a store answers every append")),
-        }
-    }
-    Err(Error::conflict("the audit stream is too busy").with("tenant", &who.tenant))
-}
-
-async fn read_head(core: &Core, tenant: &TenantId) -> Result<Head> {
-    let request =
-        EntriesRequest { tenant: tenant.clone(), stream: Stream::Audit, after: u64::MAX >> 12, limit: 1 };
-    let page = core.store.entries(&[request]).await?.pop();
-    page.map(|page| page.head).ok_or_else(|| Error::internal("a store answers every request"))
+    let (action, detail, reason) = (action.to_owned(), Payload::new(detail)?, who.reason.clone());
+    let event = AuditAction { action, detail, reason, target }.into();
+    let turn = core.audit.of(&who.tenant);
+    let _turn = turn.lock().await;
+    let store = core.store.as_ref();
+    proof::append(store, &who.tenant, Stream::Audit, &who.actor, core.now(), &[event]).await?;
+    Ok(())
 }

@@ -52,7 +52,7 @@ pub(super) struct Core {
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,
-    pub(super) audit: super::audit::AuditHeads,
+    pub(super) audit: super::audit::AuditTurns,
     /// Fires when nothing new is to be claimed.
     pub(super) closing: CancellationToken,
     /// Fires when everything stops.

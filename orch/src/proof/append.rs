@@ -8,7 +8,7 @@ use crate::store::{Append, Store};
 use crate::time::Timestamp;
 
 /// How often an append is tried again because somebody else was quicker.
-const TRIES: u32 = 20;
+const TRIES: u32 = 64;
 
 /// Beyond every sequence number that a store can hold: asks for the head alone.
 const END: u64 = i64::MAX as u64;
@@ -17,7 +17,7 @@ const END: u64 = i64::MAX as u64;
 /// between; answers the lines, each ended by a newline.
 ///
 /// # Errors
-/// `Invalid` for a run's stream, `Conflict` when others were quicker 20 times, and what the store answers.
+/// `Invalid` for a run's stream, `Conflict` when others were quicker 64 times, and what the store answers.
 pub async fn append(
     store: &dyn Store,
     tenant: &TenantId,
