@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::change::Worker;
 use super::commit::Committer;
-use super::core::{Core, SecretSource};
+use super::core::{Core, SecretSource, TokenSource};
 use super::handle::Orchestrator;
 use super::settings::Settings;
 use super::{submit, sweep, work};
@@ -35,6 +35,7 @@ pub struct OrchestratorBuilder {
     artifacts: Option<Artifacts>,
     secrets: SecretSource,
     clock: Arc<dyn Clock>,
+    tokens: TokenSource,
     settings: Settings,
     label: Option<String>,
 }
@@ -55,6 +56,7 @@ impl Default for OrchestratorBuilder {
             artifacts: None,
             secrets: Arc::new(|_, _| None),
             clock: Arc::new(SystemClock),
+            tokens: Arc::new(submit::draw_token),
             settings: Settings::default(),
             label: None,
         }
@@ -126,6 +128,15 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// Where the names of workers and of runs without a token come from; without one, UUIDv7 drawn at random. No name may
+    /// come twice, in any process: a worker that bears another's name could record for it. For simulations, which
+    /// repeat themselves only if these do.
+    #[must_use]
+    pub fn tokens(mut self, source: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.tokens = Arc::new(source);
+        self
+    }
+
     /// How it behaves.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -155,7 +166,7 @@ impl OrchestratorBuilder {
             return Err(Error::invalid("a label holds 1 to 64 bytes and no control characters"));
         }
         // New at every start: a restarted process must not pass for the one that died.
-        let id = WorkerId::new(format!("{label}/{}", submit::draw_token()));
+        let id = WorkerId::new(format!("{label}/{}", (self.tokens)()));
         let (inbox, requests) = mpsc::channel(INBOX);
         let rebuild = self.queue.is_none();
         let core = Arc::new(Core {
@@ -166,6 +177,7 @@ impl OrchestratorBuilder {
             artifacts: self.artifacts.unwrap_or_else(Artifacts::memory),
             secrets: self.secrets,
             clock: self.clock,
+            tokens: self.tokens,
             actor: id.as_str().into(),
             worker: Worker { id, lease: self.settings.lease },
             inbox,

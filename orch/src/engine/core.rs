@@ -30,6 +30,9 @@ use crate::time::{Clock, Timestamp};
 /// Where the values of the secrets that steps declare come from.
 pub type SecretSource = Arc<dyn Fn(&crate::id::TenantId, &str) -> Option<Secret> + Send + Sync>;
 
+/// Where the names of workers and of runs without a token come from; no two may be the same.
+pub type TokenSource = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// The components and the settings, and the little state that belongs to the process and not to a run.
 pub(super) struct Core {
     pub(super) store: Arc<dyn Store>,
@@ -39,6 +42,7 @@ pub(super) struct Core {
     pub(super) artifacts: Artifacts,
     pub(super) secrets: SecretSource,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) tokens: TokenSource,
     pub(super) settings: Settings,
     pub(super) worker: Worker,
     /// The actor that the entries of this worker name.
@@ -101,6 +105,7 @@ impl Core {
     pub(super) async fn sleep_until(&self, at: Timestamp) {
         let span = at.since(self.now());
         tokio::select! {
+            biased;
             () = tokio::time::sleep(span) => {}
             () = self.closed.cancelled() => {}
         }

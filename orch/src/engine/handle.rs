@@ -362,6 +362,7 @@ impl Orchestrator {
     async fn until_idle(&self, deadline: crate::time::Timestamp) {
         let all = u32::try_from(self.core.settings.slots).unwrap_or(u32::MAX);
         tokio::select! {
+            biased;
             // Every place is free again once its attempt is recorded.
             _ = self.core.places.acquire_many(all) => {}
             () = self.core.sleep_until(deadline) => {}

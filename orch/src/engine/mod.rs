@@ -26,7 +26,7 @@ mod watch;
 mod work;
 
 pub use builder::OrchestratorBuilder;
-pub use core::SecretSource;
+pub use core::{SecretSource, TokenSource};
 pub use dags::{DagVersion, PublishedDag, VERSIONS_MAX, VersionPlan};
 pub use handle::{Identity, Orchestrator, Stats};
 pub use settings::{Roles, Settings};

@@ -158,7 +158,7 @@ async fn create(
     check_executors(core, &plan)?;
     let inputs = check_inputs(&plan, &submit.inputs, core.limits())?;
     let inputs_hash = inputs.digest();
-    let run_token = submit.run_token.unwrap_or_else(draw_token);
+    let run_token = submit.run_token.unwrap_or_else(|| (core.tokens)());
     let run = RunId::derive(&who.tenant, &plan.dag().id, &run_token, &inputs_hash);
     let created = RunCreated {
         dag_id: plan.dag().id.clone(),
@@ -268,7 +268,7 @@ fn fill_in(schema: &Value, inputs: &Value) -> Result<Value> {
     })
 }
 
-/// A token that no other run has (UUIDv7, RFC 9562).
+/// A token that nothing else has (UUIDv7, RFC 9562).
 #[expect(clippy::disallowed_methods, reason = "this is the one door to random identifiers")]
 pub(super) fn draw_token() -> String {
     Uuid::now_v7().to_string()

@@ -82,6 +82,7 @@ async fn rest(core: &Arc<Core>, failures: u32) {
         let at = if failures > 0 { Timestamp::MAX } else { core.alarm.at() };
         let moment = at.since(core.now()).max(Duration::from_millis(1));
         tokio::select! {
+            biased;
             () = &mut latest => return,
             () = tokio::time::sleep(moment) => return,
             () = core.closing.cancelled() => return,

@@ -116,6 +116,7 @@ impl RunEvents {
                 return Ok(None);
             }
             tokio::select! {
+                biased;
                 () = told => {}
                 () = tokio::time::sleep(POLL) => {}
                 () = self.watch.core.closed.cancelled() => return Err(closed()),
@@ -170,6 +171,7 @@ pub(super) async fn until_ended(core: &Arc<Core>, key: &RunKey) -> Result<RunRow
             Err(error) => return Err(error),
         }
         tokio::select! {
+            biased;
             () = told => {}
             () = tokio::time::sleep(POLL) => {}
             () = core.closed.cancelled() => return Err(closed()),

@@ -38,6 +38,7 @@ pub(super) async fn claim_loop(core: Arc<Core>) {
     let mut failures: u32 = 0;
     while !core.closing.is_cancelled() {
         let places = tokio::select! {
+            biased;
             places = free_places(&core) => places,
             () = core.closing.cancelled() => return,
         };
@@ -94,6 +95,7 @@ fn claim(core: &Core, limit: usize) -> Claim {
 async fn wait_for_hints(core: &Arc<Core>, next_at: Option<Timestamp>) {
     let until_next = next_at.map_or(IDLE, |at| at.since(core.now()).min(IDLE));
     tokio::select! {
+        biased;
         waited = core.queue.wait(until_next.max(Duration::from_millis(1))) => {
             if let Err(error) = waited {
                 tracing::warn!(%error, "the queue cannot be waited on");
@@ -399,6 +401,7 @@ pub(super) async fn renew_loop(core: Arc<Core>) {
     while !core.closed.is_cancelled() {
         if core.active.is_empty() {
             tokio::select! {
+                biased;
                 () = core.active.begun.notified() => {}
                 () = core.closed.cancelled() => return,
             }
