@@ -4,7 +4,7 @@
 //! runs. Nothing is answered, started or announced before its append is durable. A lost race drops the state, reads
 //! it again and asks the rules again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::change::{Answer, Change, Request};
@@ -74,12 +75,14 @@ pub(super) struct Committer {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     appends: usize,
     clock: u64,
+    /// Where lines are written before it is known how long they are.
+    scratch: Vec<u8>,
 }
 
 impl Committer {
     pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Request>) -> Self {
         let (runs, listed, under_way) = Default::default();
-        Self { core, inbox, runs, listed, under_way, appends: 0, clock: 0 }
+        Self { core, inbox, runs, listed, under_way, appends: 0, clock: 0, scratch: Vec::new() }
     }
 
     /// Runs until the engine is closed and everything asked for has been answered.
@@ -205,7 +208,7 @@ impl Committer {
         requests: Vec<Request>,
         fresh: bool,
     ) -> Option<Prepared> {
-        let mut prepared = prepare(&self.core, key, state, requests);
+        let mut prepared = prepare(&self.core, key, state, requests, &mut self.scratch);
         if prepared.append.is_some() {
             return Some(prepared);
         }

@@ -16,6 +16,9 @@ use crate::time::Timestamp;
 /// The actor of what orch decides by itself.
 const ORCH: &str = "orch";
 
+/// Bytes of lines that are kept for the next append to be written into.
+const SCRATCH_MAX: usize = 4 << 20;
+
 /// What one append says and what follows once it is durable.
 pub(super) struct Prepared {
     pub(super) key: RunKey,
@@ -55,9 +58,10 @@ pub(super) fn prepare(
     key: &RunKey,
     state: Option<Box<RunState>>,
     requests: Vec<Request>,
+    scratch: &mut Vec<u8>,
 ) -> Prepared {
     let expected = state.as_ref().map_or(Head::EMPTY, |state| state.head);
-    let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected);
+    let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected).writing_into(std::mem::take(scratch));
     let (effects, now) = (Effects::default(), core.now());
     let mut draft = Draft {
         core,
@@ -91,7 +95,7 @@ pub(super) fn prepare(
         tracing::error!(run = %key, %error, "a decision cannot be applied");
         broken = Some(());
     }
-    draft.finish(key, answers, broken.is_some())
+    draft.finish(key, answers, broken.is_some(), scratch)
 }
 
 fn defect() -> Error {
@@ -329,11 +333,22 @@ impl Draft<'_> {
         Ok(rest)
     }
 
-    fn finish(self, key: &RunKey, answers: Vec<(Request, Result<Answer>)>, broken: bool) -> Prepared {
+    fn finish(
+        self,
+        key: &RunKey,
+        answers: Vec<(Request, Result<Answer>)>,
+        broken: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Prepared {
         let Self { core, mut state, chain, expected, mut effects, now, due, more, .. } = self;
         let key = key.clone();
         let head = chain.head();
-        let lines = if broken { None } else { chain.finish().ok().map(|(lines, _)| lines) };
+        let written = if broken { None } else { chain.finish_with().ok() };
+        let lines = written.map(|(lines, _, buffer)| {
+            // One long append is no reason to hold on to its memory.
+            *scratch = if buffer.capacity() <= SCRATCH_MAX { buffer } else { Vec::new() };
+            lines
+        });
         let Some(lines) = lines else {
             let refused =
                 |(request, answer): (Request, Result<Answer>)| (request, answer.and_then(|_| Err(defect())));
@@ -352,7 +367,7 @@ impl Draft<'_> {
             let mut row = state.row();
             // A row that is due moves on even when there is nothing to say: the sweep does not come back at once,
             // and the store confirms that nothing was said elsewhere.
-            row.wake_at = state.wake_after(now);
+            row.wake_at = state.wake_to_write(now);
             if core.closing.is_cancelled() && !state.paused && state.queued().next().is_some() {
                 // This process starts nothing more: the others need not wait until the run seems forgotten.
                 row.wake_at = Some(now);
@@ -364,6 +379,7 @@ impl Draft<'_> {
             if head == expected && !due {
                 return None;
             }
+            state.wake_written = row.wake_at;
             effects.wake_at = row.wake_at;
             Some(Append {
                 tenant: key.tenant.clone(),
