@@ -16,6 +16,7 @@ use crate::config::Synchronous;
 use crate::error::{corrupt, mapped};
 use crate::writer::Change;
 
+mod stamp;
 mod statements;
 pub(crate) use statements::*;
 
@@ -277,6 +278,10 @@ impl Store for SqliteStore {
             append_batch: 1_000,
             append_bytes: 256 << 20,
         }
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        stamp::of(&self.0.config.path)
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
