@@ -4,6 +4,8 @@
 //! comes to: the state, and the decisions at several instants, after every entry. `cargo xtask bless` writes
 //! `expected/` anew; a difference there is a change of what recorded runs mean.
 
+#![cfg(test)]
+
 mod record;
 mod view;
 
