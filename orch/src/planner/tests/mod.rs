@@ -8,6 +8,7 @@ mod operations;
 mod order;
 mod outcomes;
 mod plans;
+mod properties;
 mod random;
 
 use std::collections::BTreeSet;
@@ -229,6 +230,19 @@ impl Sim {
     }
 
     fn check_alive(&self) {
+        let nothing = |at| decide(&self.state, at, &self.limits).is_empty();
+        match self.state.wake_at() {
+            Some(wake) if wake > self.now => {
+                let before = Timestamp::from_micros(wake.as_micros() - 1);
+                assert!(
+                    nothing(before),
+                    "R4: something is to be decided before anybody looks\n{}",
+                    self.lines
+                );
+            }
+            Some(_) => {}
+            None => assert!(nothing(Timestamp::MAX), "R4: nobody will look\n{}", self.lines),
+        }
         if self.state.ended.is_some() || self.state.paused {
             return;
         }

@@ -39,8 +39,8 @@ pub(super) fn permutations<T: Copy + PartialEq>(items: &[T]) -> Vec<Vec<T>> {
 }
 
 /// Kahn's algorithm as slowly and plainly as it can be said.
-fn naive_order(dag: &[(&'static str, Vec<&'static str>)]) -> Vec<&'static str> {
-    let mut order: Vec<&'static str> = Vec::new();
+pub(super) fn naive_order<'a>(dag: &[(&'a str, Vec<&'a str>)]) -> Vec<&'a str> {
+    let mut order: Vec<&str> = Vec::new();
     while order.len() < dag.len() {
         let ready = dag
             .iter()
