@@ -11,7 +11,8 @@ cargo xtask <chore>
 
   test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
-  bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
+  bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, and the snapshots of the
+          command line
 ";
 
 fn main() -> ExitCode {
@@ -77,6 +78,7 @@ fn test() -> Result<(), String> {
 fn bless() -> Result<(), String> {
     let bless = [("ORCH_BLESS", "1"), ("TRYCMD", "overwrite"), ("INSTA_UPDATE", "always")];
     cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
+    cargo("recorded ledgers", &["test", "--package", "orch", "--test", "golden"], &bless)?;
     cargo("snapshots", &["test", "--package", "orch-cli"], &bless)
 }
 
