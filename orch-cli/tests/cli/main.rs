@@ -6,6 +6,8 @@ mod answers;
 mod bad_input;
 mod crash;
 mod examples;
+#[cfg(unix)]
+mod kills;
 mod kit;
 mod machine;
 mod people;
