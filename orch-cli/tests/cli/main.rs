@@ -15,3 +15,5 @@ mod proof;
 mod relations;
 #[cfg(unix)]
 mod tampered;
+#[cfg(unix)]
+mod zombies;
