@@ -2,15 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::kit::Lab;
+use crate::kit::{Lab, Worker};
 
 /// Chains of steps that need each other, and items of one more step: a thousand attempts that sleep.
 const CHAINS: usize = 40;
@@ -21,8 +18,6 @@ const EARLY: u64 = 10;
 /// Kills at work: each in its turn, after about so many more steps.
 const LATE: u64 = 44;
 const STRIDE: u64 = 18;
-/// No process takes longer to say the next thing.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const RUN: [&str; 8] = ["run", "many.yaml", "--run-token", "nightly", "--lease", "1s", "--slots", "4"];
 
@@ -60,57 +55,15 @@ fn steps() -> BTreeSet<String> {
     links.chain(items).chain(["fan".to_owned()]).collect()
 }
 
-/// A process at work, and what it says.
-struct Worker {
-    child: Child,
-    said: Receiver<String>,
-    /// The steps of which it said that they have succeeded.
-    announced: Vec<String>,
-}
-
-impl Worker {
-    fn start(lab: &Lab) -> Self {
-        let mut child = lab.command(&RUN).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let (lines, said) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        // A line cut off by the kill is none.
-        std::thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
-        });
-        Self { child, said, announced: Vec::new() }
-    }
-
-    /// Waits for its next line; nothing when it has ended.
-    fn listen(&mut self) -> Option<String> {
-        match self.said.recv_timeout(PATIENCE) {
-            Ok(line) => {
-                let step = line.split_once("✓ succeeded  ").and_then(|(_, rest)| rest.split("  ").next());
-                self.announced.extend(step.map(str::to_owned));
-                Some(line)
-            }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("nothing was said for {PATIENCE:?}"),
-        }
-    }
-
-    /// SIGKILL; what it said until then.
-    fn kill(mut self) -> (ExitStatus, Vec<String>) {
-        self.child.kill().unwrap();
-        let status = self.child.wait().unwrap();
-        while self.listen().is_some() {}
-        (status, self.announced)
-    }
-}
-
 /// The run's lines as they stand in the store; nothing before its first commit.
-fn ledger(lab: &Lab) -> String {
+pub(crate) fn ledger(lab: &Lab) -> String {
     let ended = lab.orch(&["runs", "events", "latest", "--json"]);
     assert!(ended.code == 0 || ended.stderr.contains("there is no"), "{ended:?}");
     ended.stdout
 }
 
 /// How often each step has succeeded.
-fn successes(lines: &str) -> BTreeMap<String, usize> {
+pub(crate) fn successes(lines: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for line in lines.lines() {
         let entry: Value = serde_json::from_str(line).unwrap();
@@ -131,20 +84,19 @@ fn l1_r1_r4_a_run_killed_at_fifty_random_moments_loses_nothing_repeats_nothing_a
     let (mut seen, mut acknowledged) = (String::new(), BTreeSet::new());
     let (mut kills, mut unborn, mut done) = (0, 0, 0);
     for turn in 0..EARLY + LATE {
-        let mut worker = Worker::start(&lab);
+        let mut worker = Worker::start(&lab, &RUN);
         match turn.checked_sub(EARLY) {
             // The first one hardly gets to its first instruction.
             None => std::thread::sleep(Duration::from_millis(turn * dice.below(20))),
             Some(late) => {
                 let target = late * STRIDE + dice.below(STRIDE);
-                while worker.listen().is_some() && done + (worker.announced.len() as u64) < target {}
+                while worker.listen().is_some() && done + (worker.announced().count() as u64) < target {}
                 std::thread::sleep(Duration::from_millis(dice.below(30)));
             }
         }
-        let (status, announced) = worker.kill();
-        kills += u32::from(status.signal() == Some(9));
-        done += announced.len() as u64;
-        acknowledged.extend(announced);
+        kills += u32::from(worker.kill().signal() == Some(9));
+        done += worker.announced().count() as u64;
+        acknowledged.extend(worker.announced().map(str::to_owned));
         // Every other time the next process finds the file as the killed one left it.
         if turn % 2 == 0 {
             let now = ledger(&lab);

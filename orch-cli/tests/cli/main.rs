@@ -6,6 +6,8 @@ mod answers;
 mod bad_input;
 mod crash;
 mod examples;
+#[cfg(target_os = "linux")]
+mod full_disk;
 #[cfg(unix)]
 mod kills;
 mod kit;

@@ -1,57 +1,28 @@
 //! Processes that are stopped (SIGSTOP) past their lease and go on afterwards (SIGCONT): everybody believes them dead.
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 
 use crate::crash::{attempts_of_a_run_finished_once, long, wait_for_long};
-use crate::kit::{Ended, Lab};
+use crate::kit::{Lab, Worker};
 
 const RUN: [&str; 6] = ["run", "long.yaml", "--run-token", "nightly", "--lease", "1s"];
 
-/// A process that may be stopped; killed when the test ends, whatever became of it.
-struct Zombie(Option<Child>);
-
-impl Zombie {
-    fn start(lab: &Lab) -> Self {
-        let mut command = lab.command(&RUN);
-        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
-    }
-
-    fn send(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.0.as_ref().unwrap()), signal).unwrap();
-    }
-
-    /// Stops it, and not in the middle of a commit: then it would hold the file, and nobody could take over before it
-    /// goes on or is killed.
-    fn stop(&self, lab: &Lab) {
-        for _ in 0..20 {
-            self.send(Signal::STOP);
-            if may_write(lab) {
-                return;
-            }
-            self.send(Signal::CONT);
-            std::thread::sleep(Duration::from_millis(7));
+/// Stops a process, and not in the middle of a commit: then it would hold the file, and nobody could take over before it
+/// goes on or is killed.
+fn stop(worker: &Worker, lab: &Lab) {
+    for _ in 0..20 {
+        worker.signal(Signal::STOP);
+        if may_write(lab) {
+            return;
         }
-        panic!("it was committing all the time");
+        worker.signal(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(7));
     }
-
-    fn end(mut self) -> Ended {
-        Ended::of(self.0.take().unwrap().wait_with_output().unwrap())
-    }
-}
-
-impl Drop for Zombie {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            // Both fail when it has ended and was waited for.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    panic!("it was committing all the time");
 }
 
 /// Whether nobody holds the file's lock for writing, or gives it up soon.
@@ -97,13 +68,13 @@ fn is_fenced(story: &[(String, u64, String)]) -> bool {
 fn r2_a_process_stopped_until_another_has_finished_its_run_records_nothing_and_reports_the_end() {
     let lab = Lab::new();
     lab.dag("long", &long("3s"));
-    let zombie = Zombie::start(&lab);
+    let zombie = Worker::start(&lab, &RUN);
     wait_for_long(&lab, 1);
-    zombie.stop(&lab);
+    stop(&zombie, &lab);
     let other = lab.orch(&RUN);
     assert!(other.code == 0 && other.stderr.contains("is there already"), "{other:?}");
     let before = everything(&lab);
-    zombie.send(Signal::CONT);
+    zombie.signal(Signal::CONT);
     let ended = zombie.end();
     // It does not fail: its run has completed, if not by its own hands.
     assert!(ended.code == 0 && ended.stdout.contains("✓ completed long run"), "{ended:?}");
@@ -116,14 +87,13 @@ fn r2_a_process_stopped_until_another_has_finished_its_run_records_nothing_and_r
 fn r2_a_process_that_goes_on_while_another_repeats_its_step_records_nothing_for_it() {
     let lab = Lab::new();
     lab.dag("long", &long("3s"));
-    let zombie = Zombie::start(&lab);
+    let zombie = Worker::start(&lab, &RUN);
     wait_for_long(&lab, 1);
-    zombie.stop(&lab);
-    let mut other = lab.command(&["work", "--until-idle", "--lease", "1s"]);
-    let other = other.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    stop(&zombie, &lab);
+    let other = Worker::start(&lab, &["work", "--until-idle", "--lease", "1s"]);
     wait_for_long(&lab, 2);
-    zombie.send(Signal::CONT);
-    let (ended, other) = (zombie.end(), Ended::of(other.wait_with_output().unwrap()));
+    zombie.signal(Signal::CONT);
+    let (ended, other) = (zombie.end(), other.end());
     assert!(ended.code == 0 && ended.stdout.contains("✓ completed long run"), "{ended:?}");
     assert!(other.code == 0 && other.stdout.contains("✓ completed long run"), "{other:?}");
     assert!(attempts_of_a_run_finished_once(&lab) >= 2, "the stopped attempt counts");
