@@ -1,17 +1,23 @@
 //! The project's own chores. `cargo xtask` lists them.
 
+mod fuzz;
 mod links;
 mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use fuzz::Fuzz;
+
 const HELP: &str = "\
 cargo xtask <chore>
 
-  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
+  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness,
+          and every fuzz target for a moment
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
   bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
+  fuzz [--seconds N] [TARGET…]
+          run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
 
 fn main() -> ExitCode {
@@ -20,6 +26,7 @@ fn main() -> ExitCode {
         Some("test") => test(),
         Some("tidy") => tidy::check(&root()),
         Some("bless") => bless(),
+        Some("fuzz") => Fuzz::read(std::env::args().skip(2)).and_then(|fuzz| fuzz.run(&root())),
         _ => Err(HELP.to_owned()),
     };
     match done {
@@ -70,6 +77,7 @@ fn test() -> Result<(), String> {
     if has("deny") {
         cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;
     }
+    Fuzz::default().run(&root())?;
     say("everything holds");
     Ok(())
 }

@@ -130,7 +130,7 @@ async fn a_manifest_that_says_anything_else_than_the_file_is_found() {
         ("entries", |manifest, _| manifest.counts.entries -= 1),
         ("bytes", |manifest, _| manifest.counts.bytes += 1),
         ("sha256", |manifest, _| manifest.sha256 = Digest::ZERO),
-        ("fewer heads", |manifest, _| drop(manifest.heads.pop())),
+        ("fewer heads", |manifest, _| manifest.heads.truncate(1)),
         ("more heads", |manifest, _| manifest.heads.push(manifest.heads[0].clone())),
         ("other heads", |manifest, _| manifest.heads[0].head.seq += 1),
     ] {
