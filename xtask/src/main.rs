@@ -15,7 +15,7 @@ cargo xtask <chore>
   test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness,
           and every fuzz target for a moment
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
-  bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
+  bless   write generated files anew: docs/dag.schema.json, the snapshots of the command line, fuzz/Cargo.lock
   fuzz [--seconds N] [TARGET…]
           run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
@@ -85,7 +85,9 @@ fn test() -> Result<(), String> {
 fn bless() -> Result<(), String> {
     let bless = [("ORCH_BLESS", "1"), ("TRYCMD", "overwrite"), ("INSTA_UPDATE", "always")];
     cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
-    cargo("snapshots", &["test", "--package", "orch-cli"], &bless)
+    cargo("snapshots", &["test", "--package", "orch-cli"], &bless)?;
+    let lock = ["update", "--workspace", "--manifest-path", "fuzz/Cargo.toml"];
+    cargo("the fuzz targets' lock file", &lock, &[])
 }
 
 fn has(subcommand: &str) -> bool {

@@ -116,6 +116,14 @@ impl Chain {
         Self { lines: Vec::new(), head, count: 0, stream: stream.to_string(), tenant: tenant.clone() }
     }
 
+    /// Writes into `buffer`, which is emptied first: who writes many chains need not let each buffer grow.
+    #[must_use]
+    pub fn writing_into(mut self, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        self.lines = buffer;
+        self
+    }
+
     /// Adds an entry and answers its sequence number.
     ///
     /// # Errors
@@ -134,7 +142,7 @@ impl Chain {
         out.extend_from_slice(&self.head.hash.to_hex());
         out.extend_from_slice(b"\",\"seq\":");
         let seq = self.head.seq + 1;
-        out.extend_from_slice(seq.to_string().as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
         // Streams, tenants and types are made of characters that JSON does not escape.
         for (name, value) in
             [("stream", &*self.stream), ("tenant", self.tenant.as_str()), ("type", event.type_name())]
@@ -169,9 +177,18 @@ impl Chain {
     /// # Errors
     /// `Internal` when an event wrote something that is not UTF-8, which no event does.
     pub fn finish(self) -> Result<(std::sync::Arc<str>, Head)> {
-        let lines = String::from_utf8(self.lines)
+        let (lines, head, _) = self.finish_with()?;
+        Ok((lines, head))
+    }
+
+    /// As [`Chain::finish`], and gives the buffer back.
+    ///
+    /// # Errors
+    /// As [`Chain::finish`].
+    pub fn finish_with(self) -> Result<(std::sync::Arc<str>, Head, Vec<u8>)> {
+        let lines = std::str::from_utf8(&self.lines)
             .map_err(|cause| Error::internal("entry is not utf-8").caused_by(cause))?;
-        Ok((lines.into(), self.head))
+        Ok((lines.into(), self.head, self.lines))
     }
 }
 
