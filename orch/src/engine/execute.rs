@@ -8,6 +8,10 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::active::{Orders, Stop};
 use super::change::{AttemptEnd, Change, Request};
@@ -19,6 +23,11 @@ use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redacto
 use crate::id::{RunKey, StepKey, TenantId};
 use crate::ledger::ArtifactRef;
 use crate::payload::Payload;
+
+/// How long what cannot be kept rests first; then twice as long each time.
+const KEEP_RETRY: Duration = Duration::from_millis(50);
+/// The longest such rest.
+const KEEP_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Launched attempts that nobody has begun with, and who is about to.
 #[derive(Debug, Default)]
@@ -119,14 +128,15 @@ async fn execute(
     context: StepContext,
 ) -> (Outcome, Option<ArtifactRef>) {
     let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
-    let log = context.log.clone();
+    let (log, token) = (context.log.clone(), context.cancellation.clone());
     let outcome = match (core.executors.lookup(&launch.spec().uses), input) {
         (Some((executor, _)), Ok(input)) => supervise(core, launch, executor, context, input).await,
         (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
         (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
     };
-    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome).await;
-    (outcome, keep_log(core, launch, &log).await)
+    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome, Some(&token)).await;
+    let outcome = outcome.unwrap_or_else(|error| Failure::from_error("artifact", &error).into());
+    (outcome, keep_log(core, launch, &log, &token).await)
 }
 
 /// Builds what the attempt is told, or says why it cannot be.
@@ -202,25 +212,67 @@ async fn supervise(
 }
 
 /// An output too large for the ledger becomes an artifact, and a reference to it the output.
-pub(super) async fn shrink(core: &Arc<Core>, tenant: &TenantId, step: &StepKey, outcome: Outcome) -> Outcome {
+///
+/// # Errors
+/// When it cannot be kept, as [`keep`].
+pub(super) async fn shrink(
+    core: &Arc<Core>,
+    tenant: &TenantId,
+    step: &StepKey,
+    outcome: Outcome,
+    patience: Option<&CancellationToken>,
+) -> Result<Outcome> {
     let output = match outcome {
         Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
-        other => return other,
+        other => return Ok(other),
     };
-    let bytes = output.as_str().as_bytes().to_vec();
-    let name = format!("{step}.json");
-    let kept = core.artifacts.of(tenant).put("application/json", Some(name), bytes).await;
-    match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
-        Ok(reference) => Outcome::Succeeded(reference),
-        Err(error) => Failure::retryable("artifact", error.to_string()).into(),
-    }
+    let bytes = output.as_str().as_bytes().to_vec().into();
+    let artifact = keep(core, tenant, "application/json", format!("{step}.json"), bytes, patience).await?;
+    Payload::of(&serde_json::json!({ "artifact": artifact })).map(Outcome::Succeeded)
 }
 
-async fn keep_log(core: &Arc<Core>, launch: &Launch, log: &LogSink) -> Option<ArtifactRef> {
-    let lines = log.finish()?;
-    let name = format!("{}.{}.log", launch.step, launch.attempt);
-    let kept = core.artifacts.of(&launch.run.tenant).put("application/x-ndjson", Some(name), lines).await;
+async fn keep_log(
+    core: &Arc<Core>,
+    launch: &Launch,
+    log: &LogSink,
+    token: &CancellationToken,
+) -> Option<ArtifactRef> {
+    let (lines, name) = (log.finish()?, format!("{}.{}.log", launch.step, launch.attempt));
+    let tenant = &launch.run.tenant;
+    let kept = keep(core, tenant, "application/x-ndjson", name, lines.into(), Some(token)).await;
     kept.inspect_err(|error| tracing::warn!(run = %launch.run, %error, "a log cannot be kept")).ok()
+}
+
+/// Keeps what an attempt leaves behind. While it cannot be written, because the disk is full for example, that is tried
+/// again until the attempt is told to stop: what it did is done, and would be done again only to be kept.
+///
+/// # Errors
+/// Those of the artifacts that trying again does not help; every one without patience.
+async fn keep(
+    core: &Arc<Core>,
+    tenant: &TenantId,
+    media_type: &str,
+    name: String,
+    bytes: Bytes,
+    patience: Option<&CancellationToken>,
+) -> Result<ArtifactRef> {
+    let mut rest = KEEP_RETRY;
+    loop {
+        let kept = core.artifacts.of(tenant).put(media_type, Some(name.clone()), bytes.clone()).await;
+        match (kept, patience) {
+            (Err(error), Some(token)) if error.is_retryable() && !token.is_cancelled() => {
+                tracing::warn!(%error, name, "what an attempt leaves behind cannot be kept yet");
+                core.trouble.set(Some(error.to_string()));
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => {}
+                    () = core.sleep_until(core.now().plus(rest)) => {}
+                }
+                rest = (rest * 2).min(KEEP_RETRY_MAX);
+            }
+            (kept, _) => return kept,
+        }
+    }
 }
 
 /// Has the end of the attempt recorded, for as long as that is this worker's to do. Nobody waits for it: the committer

@@ -135,7 +135,14 @@ pub(super) fn report(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u
 }
 
 async fn report_now(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u32, outcome: Outcome) {
-    let outcome = execute::shrink(core, &parent.tenant, &step, outcome).await;
+    let outcome = match execute::shrink(core, &parent.tenant, &step, outcome, None).await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_retryable() => {
+            tracing::warn!(run = %parent, %error, "a child's output cannot be kept; the sweep tries again");
+            return;
+        }
+        Err(error) => Failure::from_error("artifact", &error).into(),
+    };
     let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None };
     let change = Change::Finish { end: Box::new(end), permit: None };
     if let Err(error) = core.request(parent.clone(), Arc::clone(&core.actor), change).await
