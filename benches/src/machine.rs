@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     cpu: Option<String>,
     kernel: Option<String>,
     memory_mib: Option<u64>,
+    /// Tasks that wanted a processor in the last minute, on average, before anything was measured.
+    load: Option<f64>,
     /// Where the databases were.
     dir: String,
     pub(crate) filesystem: Option<String>,
@@ -30,6 +32,7 @@ impl Machine {
             cpu,
             kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
             memory_mib: memory.map(|kib| kib / 1024),
+            load: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
             dir: dir.display().to_string(),
             filesystem: read("/proc/self/mountinfo")
                 .and_then(|mounts| filesystem(&mounts, &dir.canonicalize().ok()?)),
@@ -46,9 +49,10 @@ impl Machine {
     pub(crate) fn line(&self) -> String {
         let unknown = || "unknown".to_owned();
         format!(
-            "{} cores ({}), Linux {}, {} MiB, {} on {}, {} build",
+            "{} cores ({}), load {}, Linux {}, {} MiB, {} on {}, {} build",
             self.cores,
             self.cpu.clone().unwrap_or_else(unknown),
+            self.load.map_or_else(unknown, |load| load.to_string()),
             self.kernel.clone().unwrap_or_else(unknown),
             self.memory_mib.map_or_else(unknown, |mib| mib.to_string()),
             self.filesystem.clone().unwrap_or_else(unknown),

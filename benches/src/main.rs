@@ -55,6 +55,9 @@ struct Arguments {
     /// With --workflow or --shape: how long every step sleeps, such as 100ms; without it, steps do nothing
     #[arg(long, value_name = "DURATION", requires = "workflows")]
     sleep: Option<orch::Span>,
+    /// With --workflow or --shape: how many runs of it are submitted at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000), conflicts_with = "sleep")]
+    runs: u32,
     /// With --workflow or --shape: how many steps execute at once
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     slots: u32,

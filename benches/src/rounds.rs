@@ -111,6 +111,7 @@ pub(crate) fn workflow(arguments: &Arguments) -> Result<String, Failed> {
         file: arguments.workflow.as_deref(),
         shape: arguments.shape,
         sleep: arguments.sleep.map(|sleep| sleep.duration()),
+        runs: arguments.runs as usize,
         slots: arguments.slots as usize,
         items: arguments.items,
         place: arguments.store,

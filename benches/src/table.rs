@@ -40,7 +40,9 @@ fn row(figure: &Figure) -> [String; 8] {
         figure.p50_micros.map_or_else(none, micros),
         figure.p99_micros.map_or_else(none, micros),
         raw,
-        figure.ratio.map_or_else(none, |ratio| format!("{ratio:.2}")),
+        figure
+            .ratio
+            .map_or_else(none, |ratio| format!("{ratio:.places$}", places = if ratio < 0.1 { 3 } else { 2 })),
         aim,
         met,
     ]

@@ -72,6 +72,8 @@ pub(crate) struct Workflow<'a> {
     pub(crate) file: Option<&'a Path>,
     pub(crate) shape: Option<Shape>,
     pub(crate) sleep: Option<Duration>,
+    /// More than one without sleeping only.
+    pub(crate) runs: usize,
     pub(crate) slots: usize,
     pub(crate) items: u32,
     pub(crate) place: Place,
@@ -139,7 +141,8 @@ pub(crate) fn measure(workflow: &Workflow<'_>, dag: &Dag, dir: &Path) -> Result<
         (slept.len(), slept.iter().map(|(_, took)| took.as_secs_f64() * 1e6).collect::<Vec<_>>());
     let works = works(dag, slept)?;
     let place = if workflow.place == Place::Memory { "in memory" } else { "SQLite FULL" };
-    let what = format!("{} of {executed} steps, {} slots, {place}", dag.id, workflow.slots);
+    let runs = if workflow.runs == 1 { String::new() } else { format!(" in {} runs", workflow.runs) };
+    let what = format!("{} of {executed} steps{runs}, {} slots, {place}", dag.id, workflow.slots);
     let seconds = makespan.as_secs_f64();
     let each = micros.iter().sum::<f64>() / micros.len() as f64 / 1e6;
     let took = Figure::new("workflow.step", "a step by itself", each, "s").latencies(&mut micros);
@@ -204,7 +207,7 @@ async fn run(
         .start()?;
     let published = publish(&orchestrator, dag).await;
     let begun = now();
-    run_all(&orchestrator, &published, 1).await;
+    run_all(&orchestrator, &published, workflow.runs).await;
     let makespan = begun.elapsed();
     orchestrator.shutdown().await;
     if let Some(backend) = backend {
@@ -263,6 +266,7 @@ steps:
             file: None,
             shape: None,
             sleep: Some(Duration::from_millis(1)),
+            runs: 1,
             slots: 4,
             items: 5,
             place: Place::Memory,
