@@ -128,7 +128,9 @@ impl Held {
 
 /// Opens the file with runs under way as a process that starts does; answers how long it takes to a step's execution.
 pub(crate) fn open(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed> {
-    let copy = dir.join("opened.db");
+    // Every round opens a file that nobody has opened before.
+    let own = tempfile::tempdir_in(dir)?;
+    let copy = own.path().join("opened.db");
     std::fs::copy(dir.join(ACTIVE), &copy)?;
     let begun = now();
     runtime()?.block_on(async {
