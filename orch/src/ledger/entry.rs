@@ -124,21 +124,28 @@ impl Entry {
 
 /// Writes consecutive entries of one stream.
 ///
-/// The parts that do not change from entry to entry are encoded once.
+/// What does not change from entry to entry is encoded once, and so is what seldom changes.
 #[derive(Debug)]
 pub struct Chain {
     lines: Vec<u8>,
     head: Head,
     count: usize,
-    stream: String,
-    tenant: TenantId,
+    /// What the last entry begins with, up to its data, and who wrote it when.
+    opening: Vec<u8>,
+    by: String,
+    at: Timestamp,
+    /// What every entry has between its number and its type.
+    middle: String,
 }
 
 impl Chain {
     /// A writer that continues the stream at `head`.
     #[must_use]
     pub fn new(tenant: &TenantId, stream: Stream, head: Head) -> Self {
-        Self { lines: Vec::new(), head, count: 0, stream: stream.to_string(), tenant: tenant.clone() }
+        // Streams, tenants and types are made of characters that JSON does not escape.
+        let middle = format!(",\"stream\":\"{stream}\",\"tenant\":\"{tenant}\",\"type\":\"");
+        let (lines, opening, by) = Default::default();
+        Self { lines, head, count: 0, opening, by, at: Timestamp::EPOCH, middle }
     }
 
     /// Writes into `buffer`, which is emptied first: who writes many chains need not let each buffer grow.
@@ -154,35 +161,39 @@ impl Chain {
     /// # Errors
     /// `Internal` when the event does not serialise.
     pub fn push(&mut self, actor: &str, at: Timestamp, event: &Event) -> Result<u64> {
+        if self.opening.is_empty() || self.at != at || self.by != actor {
+            self.open(actor, at)?;
+        }
         let start = self.lines.len();
         let out = &mut self.lines;
-        out.extend_from_slice(b"{\"actor\":");
-        serde_json::to_writer(&mut *out, actor)
-            .map_err(|cause| Error::internal("actor does not serialise").caused_by(cause))?;
-        out.extend_from_slice(b",\"at\":\"");
-        out.extend_from_slice(&at.to_rfc3339());
-        out.extend_from_slice(b"\",\"data\":");
+        out.extend_from_slice(&self.opening);
         event.write_data(out)?;
         out.extend_from_slice(b",\"prev\":\"");
         out.extend_from_slice(&self.head.hash.to_hex());
         out.extend_from_slice(b"\",\"seq\":");
         let seq = self.head.seq + 1;
         out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
-        // Streams, tenants and types are made of characters that JSON does not escape.
-        for (name, value) in
-            [("stream", &*self.stream), ("tenant", self.tenant.as_str()), ("type", event.type_name())]
-        {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\"");
-        }
-        out.extend_from_slice(END.as_bytes());
+        out.extend_from_slice(self.middle.as_bytes());
+        out.extend_from_slice(event.type_name().as_bytes());
+        out.extend_from_slice(b"\",\"v\":1}");
         self.head = Head { hash: Digest::of(&out[start..]), seq };
         out.push(b'\n');
         self.count += 1;
         Ok(seq)
+    }
+
+    fn open(&mut self, actor: &str, at: Timestamp) -> Result<()> {
+        let out = &mut self.opening;
+        out.clear();
+        out.extend_from_slice(b"{\"actor\":");
+        serde_json::to_writer(&mut *out, actor)
+            .map_err(|cause| Error::internal("actor does not serialise").caused_by(cause))?;
+        out.extend_from_slice(b",\"at\":\"");
+        out.extend_from_slice(&at.to_rfc3339());
+        out.extend_from_slice(b"\",\"data\":");
+        self.at = at;
+        actor.clone_into(&mut self.by);
+        Ok(())
     }
 
     /// The head after the last entry.
