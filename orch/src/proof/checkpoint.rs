@@ -212,8 +212,7 @@ pub(super) fn verify_entry(entry: &Entry, key: Option<&PublicKey>) -> Result<()>
     let unsigned = CheckpointTaken { signature: None, ..taken.clone() };
     let message = signed_bytes(&Entry { event: unsigned.into(), ..entry.clone() }.to_line()?);
     let key = named.parse::<PublicKey>()?;
-    if key.verifies(&message, signature)
-        || key.verifies(&first_signed_bytes(entry, &taken.heads)?, signature)
+    if key.verifies(&message, signature) || key.verifies(&first_signed_bytes(entry, &taken.heads)?, signature)
     {
         return Ok(());
     }
