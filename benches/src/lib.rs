@@ -1,10 +1,14 @@
 //! The loads that benchmarks run: made of nothing but arithmetic, the same on every machine.
 
+pub mod rules;
+
+use std::time::Instant;
+
 use orch::engine::{DagRef, Identity, Orchestrator, Settings, Submit};
 use orch::executor::Failure;
 use orch::ledger::RunStatus;
 use orch::spec::{ApiVersion, Dag, ForEach, Items, Kind, Retry, Step, Uses};
-use orch::{DagId, QueueName, StepId, TenantId};
+use orch::{DagId, QueueName, RunId, StepId, TenantId};
 use serde_json::{Value, json};
 
 /// A step that does nothing and needs `needs`.
@@ -99,8 +103,7 @@ pub fn who() -> Identity {
 /// Settings for benchmarks: enough places that they are not what is measured.
 #[must_use]
 pub fn settings() -> Settings {
-    let limits = orch::Limits { steps: 1_000_000, ..orch::Limits::default() };
-    Settings { slots: 256, limits, ..Settings::default() }
+    Settings { slots: 256, limits: rules::limits(), ..Settings::default() }
 }
 
 /// An orchestrator builder that knows `fn/noop`.
@@ -109,23 +112,45 @@ pub fn builder() -> orch::engine::OrchestratorBuilder {
     Orchestrator::builder().settings(settings()).task("noop", |_, _: Value| async { Ok::<_, Failure>(()) })
 }
 
-/// Submits `runs` runs of `dag` at once and waits for all of them.
-pub async fn drive(orchestrator: &Orchestrator, dag: &Dag, runs: usize) {
-    let who = who();
-    let version = orchestrator.publish(&who, dag.clone()).await.expect("bench dags are valid").version;
-    let mut ids = Vec::with_capacity(runs);
+/// The time, for measuring.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "benchmarks measure")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Publishes `dag`, so that runs of it can be submitted.
+pub async fn publish(orchestrator: &Orchestrator, dag: &Dag) -> DagRef {
+    let version = orchestrator.publish(&who(), dag.clone()).await.expect("bench dags are valid").version;
+    DagRef::Version(dag.id.clone(), version)
+}
+
+/// Submits `runs` runs at once; answers when all of them are recorded.
+pub async fn submit(orchestrator: &Orchestrator, dag: &DagRef, runs: usize) -> Vec<RunId> {
     let submits = (0..runs).map(|_| {
-        let (orchestrator, who, id) = (orchestrator.clone(), who.clone(), dag.id.clone());
+        let (orchestrator, submit) = (orchestrator.clone(), Submit::new(dag.clone(), json!({})));
         tokio::spawn(async move {
-            let submit = Submit::new(DagRef::Version(id, version), json!({}));
-            orchestrator.submit(&who, submit).await.expect("bench runs are valid").run.run
+            orchestrator.submit(&who(), submit).await.expect("bench runs are valid").run.run
         })
     });
+    let mut ids = Vec::with_capacity(runs);
     for submit in submits.collect::<Vec<_>>() {
         ids.push(submit.await.expect("submitting does not panic"));
     }
-    for id in ids {
+    ids
+}
+
+/// Submits `runs` runs at once and waits for all of them.
+pub async fn run_all(orchestrator: &Orchestrator, dag: &DagRef, runs: usize) {
+    let who = who();
+    for id in submit(orchestrator, dag, runs).await {
         let row = orchestrator.wait(&who, id).await.expect("bench runs end");
         assert_eq!(row.status, RunStatus::Completed);
     }
+}
+
+/// Publishes `dag`, submits `runs` runs of it at once and waits for all of them.
+pub async fn drive(orchestrator: &Orchestrator, dag: &Dag, runs: usize) {
+    let dag = publish(orchestrator, dag).await;
+    run_all(orchestrator, &dag, runs).await;
 }

@@ -16,6 +16,7 @@ use crate::config::Synchronous;
 use crate::error::{corrupt, mapped};
 use crate::writer::Change;
 
+mod stamp;
 mod statements;
 pub(crate) use statements::*;
 
@@ -117,7 +118,11 @@ pub(crate) async fn append(
         return Ok(Vec::new());
     }
     let mut streams = heads(connection, appends).await?;
-    let next_id = sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?;
+    // A stream that has no head yet is made by an append that expects none.
+    let next_id = match appends.iter().any(|append| append.expected == Head::EMPTY) {
+        true => sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?,
+        false => 0,
+    };
     let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
     for (many, rows) in [
         (&INSERT_STREAMS, changes.new),
@@ -277,6 +282,10 @@ impl Store for SqliteStore {
             append_batch: 1_000,
             append_bytes: 256 << 20,
         }
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        stamp::of(&self.0.config.path)
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {

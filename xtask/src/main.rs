@@ -1,5 +1,6 @@
 //! The project's own chores. `cargo xtask` lists them.
 
+mod bench;
 mod fuzz;
 mod links;
 mod tidy;
@@ -14,15 +15,19 @@ cargo xtask <chore>
 
   test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness,
           and every fuzz target for a moment
+  bench   measure orch beside the raw limits of this machine; `cargo xtask bench --help` tells how
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
-  bless   write generated files anew: docs/dag.schema.json, the snapshots of the command line, fuzz/Cargo.lock
+  bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
+          line, fuzz/Cargo.lock
   fuzz [--seconds N] [--release] [TARGET…]
           run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
 
 fn main() -> ExitCode {
-    let chore = std::env::args().nth(1);
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next();
     let done = match chore.as_deref() {
+        Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("test") => test(),
         Some("tidy") => tidy::check(&root()),
         Some("bless") => bless(),
@@ -72,6 +77,7 @@ fn test() -> Result<(), String> {
     }
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
+    bench::quick()?;
     let flags = [("RUSTDOCFLAGS", "--deny warnings")];
     cargo("documentation", &["doc", "--workspace", "--locked", "--no-deps"], &flags)?;
     if has("deny") {
@@ -85,6 +91,7 @@ fn test() -> Result<(), String> {
 fn bless() -> Result<(), String> {
     let bless = [("ORCH_BLESS", "1"), ("TRYCMD", "overwrite"), ("INSTA_UPDATE", "always")];
     cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
+    cargo("recorded ledgers", &["test", "--package", "orch", "--test", "golden"], &bless)?;
     cargo("snapshots", &["test", "--package", "orch-cli"], &bless)?;
     let lock = ["update", "--workspace", "--manifest-path", "fuzz/Cargo.toml"];
     cargo("the fuzz targets' lock file", &lock, &[])

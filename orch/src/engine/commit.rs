@@ -1,4 +1,5 @@
-//! The committer: the one task through which every change of a run becomes an append.
+//! The committers: the tasks through which every change of a run becomes an append, one for each thread of the runtime.
+//! A run belongs to one of them.
 //!
 //! Requests that arrive while an append is under way are merged: one append per run, one call of the store for all
 //! runs. Nothing is answered, started or announced before its append is durable. A lost race drops the state, reads
@@ -69,6 +70,8 @@ enum Done {
 
 pub(super) struct Committer {
     core: Arc<Core>,
+    /// Which of the committers it is.
+    number: usize,
     inbox: mpsc::Receiver<Request>,
     runs: HashMap<RunKey, Slot>,
     listed: VecDeque<RunKey>,
@@ -80,9 +83,9 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(core: Arc<Core>, number: usize, inbox: mpsc::Receiver<Request>) -> Self {
         let (runs, listed, under_way) = Default::default();
-        Self { core, inbox, runs, listed, under_way, appends: 0, clock: 0, scratch: Vec::new() }
+        Self { core, number, inbox, runs, listed, under_way, appends: 0, clock: 0, scratch: Vec::new() }
     }
 
     /// Runs until the engine is closed and everything asked for has been answered.
@@ -108,7 +111,7 @@ impl Committer {
             }
             self.load();
             self.append();
-            core.loaded.store(self.runs.len(), Ordering::Relaxed);
+            core.loaded[self.number].store(self.runs.len(), Ordering::Relaxed);
         }
     }
 
@@ -259,9 +262,14 @@ impl Committer {
         self.put_back(key, residency);
         if gone && self.runs.get(key).is_some_and(|slot| slot.pending.is_empty()) {
             self.runs.remove(key);
-        } else if self.runs.len() > self.core.settings.cached_runs {
+        } else if self.runs.len() > self.cached_max() {
             self.evict();
         }
+    }
+
+    /// How many runs it may keep: its share.
+    fn cached_max(&self) -> usize {
+        self.core.settings.cached_runs.div_ceil(self.core.inboxes.len())
     }
 
     /// Drops the states that were not touched for longest: a tenth at once, so that it costs little per run.
@@ -269,7 +277,7 @@ impl Committer {
         let idle = |slot: &Slot| slot.pending.is_empty() && !matches!(slot.residency, Residency::Away);
         let mut ages: Vec<u64> =
             self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
-        let count = (self.core.settings.cached_runs / 10).clamp(1, ages.len().max(1));
+        let count = (self.cached_max() / 10).clamp(1, ages.len().max(1));
         if ages.len() < count {
             return;
         }

@@ -48,15 +48,16 @@ pub(super) struct Core {
     pub(super) worker: Worker,
     /// The actor that the entries of this worker name.
     pub(super) actor: Arc<str>,
-    pub(super) inbox: mpsc::Sender<Request>,
+    /// One for each committer.
+    pub(super) inboxes: Vec<mpsc::Sender<Request>>,
     pub(super) places: Arc<Semaphore>,
     pub(super) backlog: Backlog,
     pub(super) active: ActiveAttempts,
     pub(super) line: Line,
     /// Threads of the runtime.
     pub(super) threads: usize,
-    /// Runs the committer keeps in memory.
-    pub(super) loaded: AtomicUsize,
+    /// Runs that each committer keeps in memory.
+    pub(super) loaded: Vec<AtomicUsize>,
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,
@@ -96,7 +97,9 @@ impl Core {
 
     /// Asks for a change without waiting for it.
     pub(super) async fn send(&self, request: Request) -> Result<()> {
-        self.inbox.send(request).await.map_err(|_| closed())
+        // Run ids are hashes: any byte of them is as good as another.
+        let inbox = &self.inboxes[usize::from(request.key.run.as_bytes()[0]) % self.inboxes.len()];
+        inbox.send(request).await.map_err(|_| closed())
     }
 
     /// Asks that a run be looked at, with `due` because the store lists it as due.

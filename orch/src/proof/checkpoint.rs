@@ -178,9 +178,22 @@ impl Checkpoint {
     }
 }
 
+/// What is signed begins with this.
+const SIGNED: &str = "orch/checkpoint/v2";
+/// What was signed at first, and is still verified: tenant, time and heads alone.
+const SIGNED_FIRST: &str = "orch/checkpoint/v1";
+
 /// What is signed: all that the entry says, where it stands included, but for the signature.
 fn signed_bytes(unsigned: &str) -> Vec<u8> {
-    format!("{FORMAT}\n{unsigned}").into_bytes()
+    format!("{SIGNED}\n{unsigned}").into_bytes()
+}
+
+/// What was signed at first.
+fn first_signed_bytes(entry: &Entry, heads: &[StreamHead]) -> Result<Vec<u8>> {
+    let mut bytes = format!("{SIGNED_FIRST}\n{}\n{}\n", entry.tenant, entry.at).into_bytes();
+    serde_json::to_writer(&mut bytes, heads)
+        .map_err(|cause| Error::internal("heads do not serialise").caused_by(cause))?;
+    Ok(bytes)
 }
 
 /// Verifies the signature of a `checkpoint.taken` entry.
@@ -198,7 +211,9 @@ pub(super) fn verify_entry(entry: &Entry, key: Option<&PublicKey>) -> Result<()>
     }
     let unsigned = CheckpointTaken { signature: None, ..taken.clone() };
     let message = signed_bytes(&Entry { event: unsigned.into(), ..entry.clone() }.to_line()?);
-    if named.parse::<PublicKey>()?.verifies(&message, signature) {
+    let key = named.parse::<PublicKey>()?;
+    if key.verifies(&message, signature) || key.verifies(&first_signed_bytes(entry, &taken.heads)?, signature)
+    {
         return Ok(());
     }
     Err(Error::corrupt("signature of the checkpoint is wrong").with("seq", entry.seq))
