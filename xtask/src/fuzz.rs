@@ -13,8 +13,9 @@ use crate::{cargo_path, say};
 pub(crate) const SECONDS: u32 = 10;
 /// Targets that run at once.
 const AT_ONCE: usize = 2;
-/// No input takes longer, in seconds, or more memory, in MiB.
-const INPUT_SECONDS: u32 = 10;
+/// No input takes longer, in seconds (the longest takes some milliseconds; a machine may be busy), or more memory, in
+/// MiB.
+const INPUT_SECONDS: u32 = 60;
 const INPUT_MEMORY: u32 = 2_048;
 /// The longest input, in bytes.
 const INPUT_BYTES: u32 = 16_000;
@@ -35,6 +36,8 @@ const FLAGS: [&str; 7] = [
 pub(crate) struct Fuzz {
     /// How long, in seconds.
     seconds: Option<u32>,
+    /// Whether the targets are built to run fast rather than soon.
+    release: bool,
     /// Only this input, once.
     input: Option<PathBuf>,
     /// Which targets; all of them when none is named.
@@ -42,7 +45,7 @@ pub(crate) struct Fuzz {
 }
 
 impl Fuzz {
-    /// Reads `[--seconds N] [--input FILE] [TARGET…]`.
+    /// Reads `[--seconds N] [--release] [--input FILE] [TARGET…]`.
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut fuzz = Self::default();
         while let Some(word) = words.next() {
@@ -52,6 +55,7 @@ impl Fuzz {
                     let seconds = value()?.parse().ok().filter(|seconds| *seconds > 0);
                     fuzz.seconds = Some(seconds.ok_or("--seconds is a number from 1")?);
                 }
+                "--release" => fuzz.release = true,
                 "--input" => fuzz.input = Some(PathBuf::from(value()?)),
                 _ if word.starts_with('-') => return Err(format!("{word} is not known")),
                 _ => fuzz.targets.push(word),
@@ -79,7 +83,7 @@ impl Fuzz {
             say(&format!("skipped: fuzzing: there is {missing}"));
             return Ok(());
         }
-        let folder = build(root)?;
+        let folder = build(root, self.release)?;
         if let (Some(input), [target]) = (&self.input, &*self.targets) {
             return once(&folder.join(target), input);
         }
@@ -132,21 +136,24 @@ fn has_compiler() -> bool {
 }
 
 /// Builds every target; answers where they are.
-fn build(root: &Path) -> Result<PathBuf, String> {
+fn build(root: &Path, release: bool) -> Result<PathBuf, String> {
     let (host, folder) = (host()?, root.join("target/fuzz"));
     let mut flags = FLAGS.join(" ");
     if host.contains("linux") {
         flags.push_str(" -Cllvm-args=-sanitizer-coverage-stack-depth");
     }
-    say(&format!("── fuzz targets: RUSTFLAGS='{flags}' cargo build --release --target {host}, in fuzz/"));
+    let (profile, place) = if release { ("release", "release") } else { ("dev", "debug") };
+    say(&format!(
+        "── fuzz targets: RUSTFLAGS='{flags}' cargo build --profile {profile} --target {host}, in fuzz/"
+    ));
     let mut command = Command::new(cargo_path());
     // With a target of its own, flags are for what is fuzzed and not for what builds it.
     command
-        .args(["build", "--release", "--locked", "--bins", "--target", &host, "--target-dir"])
+        .args(["build", "--profile", profile, "--locked", "--bins", "--target", &host, "--target-dir"])
         .arg(&folder);
     command.current_dir(root.join("fuzz")).env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", flags);
     match command.status() {
-        Ok(status) if status.success() => Ok(folder.join(host).join("release")),
+        Ok(status) if status.success() => Ok(folder.join(host).join(place)),
         Ok(status) => Err(format!("fuzz targets cannot be built ({status})")),
         Err(error) => Err(format!("fuzz targets cannot be built: {error}")),
     }
@@ -245,10 +252,11 @@ mod tests {
 
     #[test]
     fn the_words_of_the_command_line_are_understood_or_refused() {
-        let fuzz = read("spec --seconds 900 ledger").unwrap();
+        let fuzz = read("spec --seconds 900 ledger --release").unwrap();
         assert_eq!((fuzz.seconds, fuzz.targets.join(" ")), (Some(900), "spec ledger".to_owned()));
+        assert!(fuzz.release);
         let fuzz = read("spec --input x").unwrap();
-        assert_eq!(fuzz.input, Some(PathBuf::from("x")));
+        assert!(fuzz.input == Some(PathBuf::from("x")) && !fuzz.release);
         for words in ["--seconds", "--seconds 0", "--seconds x", "--input x", "--input x a b", "--forever"] {
             assert!(read(words).is_err(), "{words}");
         }

@@ -19,7 +19,7 @@ cargo xtask <chore>
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
   bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
           line, fuzz/Cargo.lock
-  fuzz [--seconds N] [TARGET…]
+  fuzz [--seconds N] [--release] [TARGET…]
           run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
 

@@ -110,10 +110,15 @@ impl Worker {
     pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
         let mut child = lab.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, said) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        // A line cut off by a kill is none.
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+            let mut line = String::new();
+            // What a kill cuts off is no line.
+            while stderr.read_line(&mut line).is_ok() && line.pop() == Some('\n') {
+                if lines.send(std::mem::take(&mut line)).is_err() {
+                    return;
+                }
+            }
         });
         Self { child, said, lines: Vec::new() }
     }
