@@ -1,6 +1,8 @@
 //! What must hold for any text whatsoever. Each function is the body of the fuzz target of the same name, and the
 //! test `orch/tests/fuzz_corpus.rs` runs the same functions over the committed corpus.
 
+mod proof;
+
 use std::sync::OnceLock;
 
 use orch::expr::{Bounds, ErrorView, Expression, LazyValue, Scope, StepView, Template};
@@ -9,6 +11,8 @@ use orch::ledger::{Chain, Entry, Head, read_chain};
 use orch::planner::{Plan, RunState, unshared_plan};
 use orch::{Limits, Payload};
 use serde_json::{Value, json};
+
+pub use proof::{checkpoint, export};
 
 /// A document is refused with at least one problem, or it has a plan, and the plan reads back byte for byte:
 /// both as a plan and as a document.

@@ -16,6 +16,7 @@ use crate::config::Synchronous;
 use crate::error::{corrupt, mapped};
 use crate::writer::Change;
 
+mod stamp;
 mod statements;
 pub(crate) use statements::*;
 
@@ -53,14 +54,59 @@ fn place(row: &RunRow) -> String {
     format!("{} {} {} {wake_at}", row.dag, row.status, row.created_at.as_micros())
 }
 
-/// The columns of one insert or update, row by row, for `json_each`.
-#[derive(Default)]
+/// A value to be bound.
+enum Cell {
+    Number(i64),
+    Text(String),
+    Lines(Arc<str>),
+    Null,
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// A set of rows for one statement.
+struct Rows {
+    width: usize,
+    cells: Vec<Cell>,
+}
+
+impl Rows {
+    fn of_width(width: usize) -> Self {
+        Self { width, cells: Vec::new() }
+    }
+
+    fn push<const WIDTH: usize>(&mut self, row: [Cell; WIDTH]) {
+        debug_assert_eq!(WIDTH, self.width, "a row is as wide as its set");
+        self.cells.extend(row);
+    }
+
+    /// The statement's parts, each with the values of its rows.
+    fn bound(self, many: &Many) -> impl Iterator<Item = SqliteQuery> {
+        let mut cells = self.cells.into_iter();
+        many.parts(cells.len() / self.width).map(move |(rows, sql)| {
+            cells.by_ref().take(rows * self.width).fold(sqlx::query(sql), |query, cell| match cell {
+                Cell::Number(number) => query.bind(number),
+                Cell::Text(text) => query.bind(text),
+                Cell::Lines(lines) => query.bind(lines),
+                Cell::Null => query.bind(None::<i64>),
+            })
+        })
+    }
+}
+
+type SqliteQuery = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// What is inserted and updated.
 struct Changes {
-    new: Vec<serde_json::Value>,
-    moved: Vec<serde_json::Value>,
-    chunks: Vec<serde_json::Value>,
-    placed: Vec<serde_json::Value>,
-    kept: Vec<serde_json::Value>,
+    new: Rows,
+    moved: Rows,
+    chunks: Rows,
+    placed: Rows,
+    kept: Rows,
 }
 
 /// Appends in the writer's transaction. Answers, for each item, the head that stood against it.
@@ -72,17 +118,21 @@ pub(crate) async fn append(
         return Ok(Vec::new());
     }
     let mut streams = heads(connection, appends).await?;
-    let next_id = sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?;
+    // A stream that has no head yet is made by an append that expects none.
+    let next_id = match appends.iter().any(|append| append.expected == Head::EMPTY) {
+        true => sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?,
+        false => 0,
+    };
     let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
-    for (sql, rows) in [
-        (INSERT_STREAMS, changes.new),
-        (UPDATE_STREAMS, changes.moved),
-        (INSERT_APPENDS, changes.chunks),
-        (UPSERT_RUNS, changes.placed),
-        (UPDATE_RUNS, changes.kept),
+    for (many, rows) in [
+        (&INSERT_STREAMS, changes.new),
+        (&UPDATE_STREAMS, changes.moved),
+        (&INSERT_APPENDS, changes.chunks),
+        (&UPSERT_RUNS, changes.placed),
+        (&UPDATE_RUNS, changes.kept),
     ] {
-        if !rows.is_empty() {
-            sqlx::query(sql).bind(json!(rows).to_string()).execute(&mut *connection).await?;
+        for query in rows.bound(many) {
+            query.execute(&mut *connection).await?;
         }
     }
     Ok(conflicts)
@@ -91,14 +141,22 @@ pub(crate) async fn append(
 type Streams<'a> = HashMap<(&'a TenantId, Stream), Current>;
 
 async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> sqlx::Result<Streams<'a>> {
-    let keys: Vec<_> = appends.iter().map(|append| json!([append.tenant, append.stream])).collect();
-    let rows = sqlx::query(HEADS).bind(json!(keys).to_string()).fetch_all(connection).await?;
+    let mut keys = Rows::of_width(3);
+    for (number, append) in (0..).zip(appends) {
+        keys.push([
+            Cell::Number(number),
+            append.tenant.as_str().into(),
+            Cell::Text(append.stream.to_string()),
+        ]);
+    }
     let mut streams = Streams::with_capacity(appends.len());
-    for row in rows {
-        let append = &appends[row.try_get::<u32, _>(0)? as usize];
-        let current =
-            Current { id: row.try_get(1)?, head: head(&row, 2)?, is_new: false, place: row.try_get(4)? };
-        streams.insert((&append.tenant, append.stream), current);
+    for query in keys.bound(&HEADS) {
+        for row in query.fetch_all(&mut *connection).await? {
+            let append = &appends[row.try_get::<u32, _>(0)? as usize];
+            let current =
+                Current { id: row.try_get(1)?, head: head(&row, 2)?, is_new: false, place: row.try_get(4)? };
+            streams.insert((&append.tenant, append.stream), current);
+        }
     }
     Ok(streams)
 }
@@ -110,13 +168,24 @@ pub(crate) fn head(row: &SqliteRow, column: usize) -> sqlx::Result<Head> {
     Ok(Head { hash, seq: natural(row, column)? })
 }
 
+fn number(number: u64) -> Cell {
+    Cell::Number(integer(number))
+}
+
 /// Compares the appends one after the other and collects what those that fit change.
 fn merge<'a>(
     appends: &'a [Append],
     streams: &mut Streams<'a>,
     mut next_id: i64,
 ) -> sqlx::Result<(Changes, Vec<Option<Head>>)> {
-    let (mut changes, mut conflicts) = (Changes::default(), Vec::with_capacity(appends.len()));
+    let mut changes = Changes {
+        new: Rows::of_width(5),
+        moved: Rows::of_width(3),
+        chunks: Rows::of_width(4),
+        placed: Rows::of_width(8),
+        kept: Rows::of_width(2),
+    };
+    let mut conflicts = Vec::with_capacity(appends.len());
     let mut rows: HashMap<i64, &RunRow> = HashMap::new();
     let mut touched = Vec::new();
     for append in appends {
@@ -138,7 +207,8 @@ fn merge<'a>(
         current.head = append.head;
         if !append.lines.is_empty() {
             let (first, last) = (append.expected.seq + 1, append.head.seq);
-            changes.chunks.push(json!([current.id, first, last, &*append.lines]));
+            let lines = Cell::Lines(Arc::clone(&append.lines));
+            changes.chunks.push([Cell::Number(current.id), number(first), number(last), lines]);
         }
         if let Some(row) = &append.row {
             rows.insert(current.id, row);
@@ -148,21 +218,29 @@ fn merge<'a>(
     touched.dedup();
     for key in touched {
         let current = &streams[&key];
-        let Head { hash, seq } = current.head;
+        let (seq, hash) = (number(current.head.seq), Cell::Text(current.head.hash.to_string()));
         if current.is_new {
-            changes.new.push(json!([current.id, key.0, key.1, seq, hash]));
+            let name = Cell::Text(key.1.to_string());
+            changes.new.push([Cell::Number(current.id), key.0.as_str().into(), name, seq, hash]);
         } else {
-            changes.moved.push(json!([current.id, seq, hash]));
+            changes.moved.push([Cell::Number(current.id), seq, hash]);
         }
         let Some(row) = rows.get(&current.id) else { continue };
         let body = serde_json::to_string(row).map_err(|cause| sqlx::Error::Encode(cause.into()))?;
+        let (id, body) = (Cell::Number(current.id), Cell::Text(body));
         if current.place.as_ref() == Some(&place(row)) {
-            changes.kept.push(json!([current.id, body]));
+            changes.kept.push([id, body]);
         } else {
-            let (newest, wake_at) = (-row.created_at.as_micros(), row.wake_at.map(Timestamp::as_micros));
-            changes
-                .placed
-                .push(json!([current.id, row.tenant, row.run, row.dag, row.status, newest, wake_at, body]));
+            changes.placed.push([
+                id,
+                row.tenant.as_str().into(),
+                Cell::Text(row.run.to_string()),
+                row.dag.as_str().into(),
+                row.status.as_str().into(),
+                Cell::Number(-row.created_at.as_micros()),
+                row.wake_at.map_or(Cell::Null, |at| Cell::Number(at.as_micros())),
+                body,
+            ]);
         }
     }
     Ok((changes, conflicts))
@@ -204,6 +282,10 @@ impl Store for SqliteStore {
             append_batch: 1_000,
             append_bytes: 256 << 20,
         }
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        stamp::of(&self.0.config.path)
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {

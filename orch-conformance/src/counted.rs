@@ -34,7 +34,8 @@ pub struct Counted<S: ?Sized> {
 pub type Counts = BTreeMap<&'static str, u64>;
 
 impl<S: ?Sized> Counted<S> {
-    /// Counts what is asked of `inner` from now on. [`Store::capability`] is no operation and is not counted.
+    /// Counts what is asked of `inner` from now on. [`Store::capability`] and [`Store::stamp`] ask
+    /// nothing of a backend and are not counted.
     #[must_use]
     pub fn new(inner: Arc<S>) -> Self {
         Self { inner, counts: Arc::default() }
@@ -72,6 +73,10 @@ impl<S: ?Sized> fmt::Debug for Counted<S> {
 impl Store for Counted<dyn Store> {
     fn capability(&self) -> Capability {
         self.inner.capability()
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        self.inner.stamp()
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {

@@ -120,6 +120,7 @@ macro_rules! store_suite {
             t1_tenants_do_not_see_each_other
             p1_a_pruned_run_leaves_nothing
             p1_moved_unfinished_and_foreign_runs_are_left_alone
+            a_stamp_that_stays_says_that_nobody_wrote
             documents_are_compared_and_swapped
             documents_put_in_a_race_let_one_win
             documents_are_listed_in_byte_order_page_by_page

@@ -195,7 +195,20 @@ fn unavailable(
     hash: &Digest,
     cause: Box<dyn std::error::Error + Send + Sync>,
 ) -> Error {
-    Error::unavailable("artifact store cannot be used").with("hash", hash).during(operation).caused_by(cause)
+    let (full, reason) = (is_full(&*cause), cause.to_string());
+    let error = match full {
+        true => Error::unavailable("disk of the artifacts is full; make room and try again"),
+        false => Error::unavailable("artifact store cannot be used").with("reason", reason),
+    };
+    error.with("hash", hash).during(operation).caused_by(cause)
+}
+
+/// Whether there is no room left, as the system says somewhere below.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
 }
 
 /// Modes are a matter of Unix; elsewhere a directory inherits its owner's access rules.
@@ -288,6 +301,20 @@ mod tests {
         assert_eq!(mode(&blobs), 0o700);
         assert_eq!(mode(&blobs.join("a").join(&hex[..2])), 0o700);
         assert_eq!(mode(&blobs.join("a").join(&hex[..2]).join(&hex)), 0o600);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_so_and_everything_else_with_its_reason() {
+        let said = |source: io::Error| {
+            let cause = object_store::Error::Generic { store: "LocalFileSystem", source: source.into() };
+            let error = unavailable("artifact.put", &Digest::ZERO, cause.into());
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            error.to_string()
+        };
+        let full = said(io::ErrorKind::StorageFull.into());
+        assert!(full.contains("disk of the artifacts is full; make room and try again"), "{full}");
+        let broken = said(io::Error::other("controller on fire"));
+        assert!(broken.contains("cannot be used") && broken.contains("controller on fire"), "{broken}");
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! The project's own chores. `cargo xtask` lists them.
 
 mod bench;
+mod fuzz;
 mod links;
 mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use fuzz::Fuzz;
+
 const HELP: &str = "\
 cargo xtask <chore>
 
-  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
+  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness,
+          and every fuzz target for a moment
   bench   measure orch beside the raw limits of this machine; `cargo xtask bench --help` tells how
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
-  bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
+  bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
+          line, fuzz/Cargo.lock
+  fuzz [--seconds N] [TARGET…]
+          run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
 
 fn main() -> ExitCode {
@@ -24,6 +31,7 @@ fn main() -> ExitCode {
         Some("test") => test(),
         Some("tidy") => tidy::check(&root()),
         Some("bless") => bless(),
+        Some("fuzz") => Fuzz::read(std::env::args().skip(2)).and_then(|fuzz| fuzz.run(&root())),
         _ => Err(HELP.to_owned()),
     };
     match done {
@@ -75,6 +83,7 @@ fn test() -> Result<(), String> {
     if has("deny") {
         cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;
     }
+    Fuzz::default().run(&root())?;
     say("everything holds");
     Ok(())
 }
@@ -82,7 +91,10 @@ fn test() -> Result<(), String> {
 fn bless() -> Result<(), String> {
     let bless = [("ORCH_BLESS", "1"), ("TRYCMD", "overwrite"), ("INSTA_UPDATE", "always")];
     cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
-    cargo("snapshots", &["test", "--package", "orch-cli"], &bless)
+    cargo("recorded ledgers", &["test", "--package", "orch", "--test", "golden"], &bless)?;
+    cargo("snapshots", &["test", "--package", "orch-cli"], &bless)?;
+    let lock = ["update", "--workspace", "--manifest-path", "fuzz/Cargo.toml"];
+    cargo("the fuzz targets' lock file", &lock, &[])
 }
 
 fn has(subcommand: &str) -> bool {

@@ -1,35 +1,86 @@
 //! The statements of the store. `json_each(?)` turns one parameter into as many rows as it lists; `CROSS JOIN` makes
-//! it the outer loop.
+//! what stands before it the outer loop.
 
-pub(crate) const HEADS: &str = "
-    SELECT e.key, s.id, s.seq, s.hash,
-        r.dag || ' ' || r.status || ' ' || -r.newest || ' ' || ifnull(r.wake_at, -1)
-    FROM json_each(?1) e
-    CROSS JOIN streams s ON s.tenant = e.value ->> 0 AND s.name = e.value ->> 1
-    LEFT JOIN runs r ON r.stream = s.id";
+use std::sync::LazyLock;
+
+/// A statement over a set of rows, prepared for a few sizes, the largest first: a set is written in as few calls as these
+/// take. Values are bound as they are: lines and rows are long, and spelling them as JSON first costs several passes.
+pub(crate) struct Many(Vec<(usize, &'static str)>);
+
+impl Many {
+    const SIZES: [usize; 4] = [256, 32, 4, 1];
+
+    /// `before` and `after` enclose the rows, each of `width` values.
+    fn new(before: &str, width: usize, after: &str) -> Self {
+        let row = format!("({})", vec!["?"; width].join(", "));
+        let sized = |size: usize| {
+            let sql = format!("{before} {} {after}", vec![row.as_str(); size].join(", "));
+            // Made once in the life of a process.
+            (size, &*sql.leak())
+        };
+        Self(Self::SIZES.map(sized).into())
+    }
+
+    /// The statements that together take `count` rows, with how many each takes.
+    pub(crate) fn parts(&self, mut count: usize) -> impl Iterator<Item = (usize, &'static str)> {
+        self.0.iter().flat_map(move |(size, sql)| {
+            let times = count / size;
+            count %= size;
+            std::iter::repeat_n((*size, *sql), times)
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(_, sql)| *sql)
+    }
+}
+
+/// Takes number, tenant and name of each stream.
+pub(crate) static HEADS: LazyLock<Many> = LazyLock::new(|| {
+    Many::new(
+        "WITH e (key, tenant, name) AS (VALUES",
+        3,
+        ") SELECT e.key, s.id, s.seq, s.hash,
+            r.dag || ' ' || r.status || ' ' || -r.newest || ' ' || ifnull(r.wake_at, -1)
+        FROM e
+        CROSS JOIN streams s ON s.tenant = e.tenant AND s.name = e.name
+        LEFT JOIN runs r ON r.stream = s.id",
+    )
+});
 
 pub(crate) const NEXT_STREAM: &str = "SELECT ifnull(max(id), 0) + 1 FROM streams";
 
-pub(crate) const INSERT_STREAMS: &str = "
-    INSERT INTO streams (id, tenant, name, seq, hash)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1)";
+pub(crate) static INSERT_STREAMS: LazyLock<Many> =
+    LazyLock::new(|| Many::new("INSERT INTO streams (id, tenant, name, seq, hash) VALUES", 5, ""));
 
-pub(crate) const UPDATE_STREAMS: &str = "
-    UPDATE streams SET seq = e.value ->> 1, hash = e.value ->> 2 FROM json_each(?1) e WHERE streams.id = e.value ->> 0";
+pub(crate) static UPDATE_STREAMS: LazyLock<Many> = LazyLock::new(|| {
+    Many::new(
+        "WITH e (id, seq, hash) AS (VALUES",
+        3,
+        ") UPDATE streams SET seq = e.seq, hash = e.hash FROM e WHERE streams.id = e.id",
+    )
+});
 
-pub(crate) const INSERT_APPENDS: &str = "
-    INSERT INTO appends (stream, first_seq, last_seq, lines)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1)";
+pub(crate) static INSERT_APPENDS: LazyLock<Many> =
+    LazyLock::new(|| Many::new("INSERT INTO appends (stream, first_seq, last_seq, lines) VALUES", 4, ""));
 
-pub(crate) const UPSERT_RUNS: &str = "
-    INSERT INTO runs (stream, tenant, run, dag, status, newest, wake_at, body)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
-    FROM json_each(?1) WHERE true
-    ON CONFLICT (stream) DO UPDATE SET dag = excluded.dag, status = excluded.status, newest = excluded.newest,
-        wake_at = excluded.wake_at, body = excluded.body";
+pub(crate) static UPSERT_RUNS: LazyLock<Many> = LazyLock::new(|| {
+    Many::new(
+        "INSERT INTO runs (stream, tenant, run, dag, status, newest, wake_at, body) VALUES",
+        8,
+        "ON CONFLICT (stream) DO UPDATE SET dag = excluded.dag, status = excluded.status, newest = excluded.newest,
+            wake_at = excluded.wake_at, body = excluded.body",
+    )
+});
 
-pub(crate) const UPDATE_RUNS: &str = "
-    UPDATE runs SET body = e.value ->> 1 FROM json_each(?1) e WHERE stream = e.value ->> 0";
+pub(crate) static UPDATE_RUNS: LazyLock<Many> = LazyLock::new(|| {
+    Many::new(
+        "WITH e (stream, body) AS (VALUES",
+        2,
+        ") UPDATE runs SET body = e.body FROM e WHERE runs.stream = e.stream",
+    )
+});
 
 /// Begins with the chunk that holds the first entry wanted.
 pub(crate) const ENTRIES: &str = "
@@ -103,13 +154,7 @@ pub(crate) const PRUNE_STREAMS: &str = "DELETE FROM streams WHERE id IN (SELECT 
 
 #[cfg(test)]
 pub(crate) const ALL: &[&str] = &[
-    HEADS,
     NEXT_STREAM,
-    INSERT_STREAMS,
-    UPDATE_STREAMS,
-    INSERT_APPENDS,
-    UPSERT_RUNS,
-    UPDATE_RUNS,
     ENTRIES,
     RUN,
     RUNS[0],
@@ -127,3 +172,10 @@ pub(crate) const ALL: &[&str] = &[
     PRUNE_RUNS,
     PRUNE_STREAMS,
 ];
+
+#[cfg(test)]
+pub(crate) fn sets() -> impl Iterator<Item = &'static Many> {
+    [&HEADS, &INSERT_STREAMS, &UPDATE_STREAMS, &INSERT_APPENDS, &UPSERT_RUNS, &UPDATE_RUNS]
+        .into_iter()
+        .map(|set| &**set)
+}

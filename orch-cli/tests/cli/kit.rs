@@ -1,7 +1,10 @@
 //! What every test of the command line needs.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -9,6 +12,8 @@ use tempfile::TempDir;
 /// A directory of its own, and `orch` in it.
 pub(crate) struct Lab {
     directory: TempDir,
+    /// Whether the directory is a disk.
+    mounted: bool,
 }
 
 /// How a command ended.
@@ -21,7 +26,27 @@ pub(crate) struct Ended {
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { directory: TempDir::new().unwrap() }
+        Self { directory: TempDir::new().unwrap(), mounted: false }
+    }
+
+    /// A laboratory on a small disk of its own, in memory. Mounting takes root: without it there is none, and the test
+    /// says that it was skipped; where `ORCH_REQUIRE` names `tmpfs`, it fails.
+    #[cfg(target_os = "linux")]
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+    pub(crate) fn on_disk(size: &str, test: &str) -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(directory.path());
+        if mount.output().is_ok_and(|output| output.status.success()) {
+            return Some(Self { directory, mounted: true });
+        }
+        let required = std::env::var("ORCH_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name == "tmpfs"),
+            "a tmpfs is required and cannot be mounted"
+        );
+        eprintln!("skipped: {test}: a tmpfs cannot be mounted here");
+        None
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -59,6 +84,93 @@ impl Lab {
         let ended = self.orch(&[args, &["--json"]].concat());
         assert_eq!(ended.code, 0, "{args:?}: {ended:?}");
         ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.mounted {
+            // Lazily: whatever a failed test has left there goes with it.
+            let _ = Command::new("umount").arg("--lazy").arg(self.directory.path()).status();
+        }
+    }
+}
+
+/// A process at work, and what it says on standard error. It is killed when the test ends.
+pub(crate) struct Worker {
+    child: Child,
+    said: Receiver<String>,
+    lines: Vec<String>,
+}
+
+impl Worker {
+    /// No process takes longer to say the next thing.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
+        let mut child = lab.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, said) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        // A line cut off by a kill is none.
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        Self { child, said, lines: Vec::new() }
+    }
+
+    /// Waits for its next line; nothing when it has ended.
+    pub(crate) fn listen(&mut self) -> Option<&str> {
+        match self.said.recv_timeout(Self::PATIENCE) {
+            Ok(line) => {
+                self.lines.push(line);
+                self.lines.last().map(String::as_str)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("nothing was said for a minute after {:?}", self.lines.last())
+            }
+        }
+    }
+
+    /// Waits until it says something with these words in it.
+    pub(crate) fn hear(&mut self, words: &str) {
+        while !self.listen().unwrap_or_else(|| panic!("it ended without a word of {words}")).contains(words) {
+        }
+    }
+
+    /// The steps of which it has said that they succeeded.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().filter_map(|line| line.split_once("✓ succeeded  ")?.1.split("  ").next())
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// SIGKILL; hears what it said until then.
+    pub(crate) fn kill(&mut self) -> ExitStatus {
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        while self.listen().is_some() {}
+        status
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Ended {
+        let mut stdout = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        while self.listen().is_some() {}
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        Ended { code, stdout, stderr: self.lines.join("\n") }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Both fail when it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

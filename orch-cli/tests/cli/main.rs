@@ -6,6 +6,10 @@ mod answers;
 mod bad_input;
 mod crash;
 mod examples;
+#[cfg(target_os = "linux")]
+mod full_disk;
+#[cfg(unix)]
+mod kills;
 mod kit;
 mod machine;
 mod people;
@@ -13,3 +17,5 @@ mod proof;
 mod relations;
 #[cfg(unix)]
 mod tampered;
+#[cfg(unix)]
+mod zombies;

@@ -1,7 +1,8 @@
 //! Documents.
 
 use orch::ErrorKind;
-use orch::store::{DocKey, DocsQuery, Expect, PutDoc, Store};
+use orch::ledger::Head;
+use orch::store::{Append, DocKey, DocsQuery, Expect, PutDoc, Store};
 
 use crate::Pair;
 use crate::fixture::*;
@@ -9,6 +10,25 @@ use crate::fixture::*;
 fn put(kind: &'static str, key: &str, expect: Expect, body: Option<&str>) -> PutDoc {
     let key = DocKey { tenant: tenant("a"), kind, key: key.into() };
     PutDoc { key, expect, body: body.map(Into::into) }
+}
+
+/// A stamp is another once anything was written through either handle; a store that cannot tell says nothing.
+pub async fn a_stamp_that_stays_says_that_nobody_wrote(pair: Pair<dyn Store>) {
+    let changed = |before: Option<u64>| before.is_none() || pair.first.stamp() != before;
+    for turn in 0..2 {
+        let writer = pair.of(turn);
+        let before = pair.first.stamp();
+        let landed = append_row(&tenant("a"), turn, Head::EMPTY, &["one"]);
+        writer.append(std::slice::from_ref(&landed)).await.unwrap().remove(0).unwrap();
+        assert!(changed(before), "after an append");
+        let before = pair.first.stamp();
+        writer.put_doc(&put("dag", &turn.to_string(), Expect::Absent, Some("1"))).await.unwrap();
+        assert!(changed(before), "after a document");
+        let before = pair.first.stamp();
+        let row_only = Append { expected: landed.head, lines: "".into(), ..landed };
+        writer.append(&[row_only]).await.unwrap().remove(0).unwrap();
+        assert!(changed(before), "after a row");
+    }
 }
 
 /// A document is written only if what is expected holds, and its version counts its writes.

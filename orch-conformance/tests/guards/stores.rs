@@ -48,6 +48,8 @@ enum Fault {
     MixesTenants,
     /// Pruning is counted and forgotten.
     NeverPrunes,
+    /// It says that nobody wrote, whoever wrote.
+    SleepsOn,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,7 @@ crate::guards! { store, wrong, "store_suite":
         l3_pages_over_the_limit_and_foreign_cursors_are_refused;
     KeepsWaking => r4_a_new_row_moves_its_wake;
     MixesTenants => t1_tenants_do_not_see_each_other;
+    SleepsOn => a_stamp_that_stays_says_that_nobody_wrote;
     NeverPrunes =>
         p1_a_pruned_run_leaves_nothing
         p1_moved_unfinished_and_foreign_runs_are_left_alone;
@@ -141,6 +144,10 @@ fn reversed<T>(mut list: Vec<T>, yes: bool) -> Vec<T> {
 impl Store for Wrong {
     fn capability(&self) -> Capability {
         self.0.capability()
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        if self.is(Fault::SleepsOn) { Some(0) } else { self.0.stamp() }
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {

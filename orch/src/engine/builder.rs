@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
@@ -23,8 +24,10 @@ use crate::queue::{MemoryQueue, Queue};
 use crate::store::{MemoryStore, Store};
 use crate::time::{Clock, SystemClock};
 
-/// Requests that may wait for the committer; beyond that, callers wait.
+/// Requests that may wait for a committer; beyond that, callers wait.
 const INBOX: usize = 16_384;
+/// Committers share the runs; more than this many would only make each append smaller.
+const COMMITTERS_MAX: usize = 8;
 
 /// Collects the components of an [`Orchestrator`]. What is not given is in memory.
 pub struct OrchestratorBuilder {
@@ -167,7 +170,9 @@ impl OrchestratorBuilder {
         }
         // New at every start: a restarted process must not pass for the one that died.
         let id = WorkerId::new(format!("{label}/{}", (self.tokens)()));
-        let (inbox, requests) = mpsc::channel(INBOX);
+        let threads = tokio::runtime::Handle::current().metrics().num_workers();
+        let (inboxes, requests): (Vec<_>, Vec<_>) =
+            (0..threads.min(COMMITTERS_MAX)).map(|_| mpsc::channel(INBOX)).unzip();
         let rebuild = self.queue.is_none();
         let core = Arc::new(Core {
             store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::default())),
@@ -180,11 +185,13 @@ impl OrchestratorBuilder {
             tokens: self.tokens,
             actor: id.as_str().into(),
             worker: Worker { id, lease: self.settings.lease },
-            inbox,
+            loaded: inboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            inboxes,
             places: Arc::new(Semaphore::new(self.settings.slots)),
             backlog: Default::default(),
             active: Default::default(),
-            loaded: Default::default(),
+            line: Default::default(),
+            threads,
             plans: Default::default(),
             watchers: Default::default(),
             alarm: Default::default(),
@@ -196,7 +203,9 @@ impl OrchestratorBuilder {
             settings: self.settings,
         });
         let roles = core.settings.roles;
-        core.tasks.spawn(Committer::new(Arc::clone(&core), requests).run());
+        for (number, inbox) in requests.into_iter().enumerate() {
+            core.tasks.spawn(Committer::new(Arc::clone(&core), number, inbox).run());
+        }
         if roles.schedule {
             core.tasks.spawn(sweep::sweep_loop(Arc::clone(&core), rebuild));
         }

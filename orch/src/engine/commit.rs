@@ -1,10 +1,11 @@
-//! The committer: the one task through which every change of a run becomes an append.
+//! The committers: the tasks through which every change of a run becomes an append, one for each thread of the runtime.
+//! A run belongs to one of them.
 //!
 //! Requests that arrive while an append is under way are merged: one append per run, one call of the store for all
 //! runs. Nothing is answered, started or announced before its append is durable. A lost race drops the state, reads
 //! it again and asks the rules again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::change::{Answer, Change, Request};
 use super::core::Core;
 use super::prepare::{Prepared, prepare};
-use super::{effects, load};
+use super::{effects, execute, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RunKey;
 use crate::planner::RunState;
@@ -68,18 +70,22 @@ enum Done {
 
 pub(super) struct Committer {
     core: Arc<Core>,
+    /// Which of the committers it is.
+    number: usize,
     inbox: mpsc::Receiver<Request>,
     runs: HashMap<RunKey, Slot>,
     listed: VecDeque<RunKey>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     appends: usize,
     clock: u64,
+    /// Where lines are written before it is known how long they are.
+    scratch: Vec<u8>,
 }
 
 impl Committer {
-    pub(super) fn new(core: Arc<Core>, inbox: mpsc::Receiver<Request>) -> Self {
+    pub(super) fn new(core: Arc<Core>, number: usize, inbox: mpsc::Receiver<Request>) -> Self {
         let (runs, listed, under_way) = Default::default();
-        Self { core, inbox, runs, listed, under_way, appends: 0, clock: 0 }
+        Self { core, number, inbox, runs, listed, under_way, appends: 0, clock: 0, scratch: Vec::new() }
     }
 
     /// Runs until the engine is closed and everything asked for has been answered.
@@ -105,7 +111,7 @@ impl Committer {
             }
             self.load();
             self.append();
-            core.loaded.store(self.runs.len(), Ordering::Relaxed);
+            core.loaded[self.number].store(self.runs.len(), Ordering::Relaxed);
         }
     }
 
@@ -205,7 +211,7 @@ impl Committer {
         requests: Vec<Request>,
         fresh: bool,
     ) -> Option<Prepared> {
-        let mut prepared = prepare(&self.core, key, state, requests);
+        let mut prepared = prepare(&self.core, key, state, requests, &mut self.scratch);
         if prepared.append.is_some() {
             return Some(prepared);
         }
@@ -225,7 +231,7 @@ impl Committer {
             }
             self.keep(key, state);
         }
-        prepared.answer();
+        prepared.answer(&self.core);
         None
     }
 
@@ -256,9 +262,14 @@ impl Committer {
         self.put_back(key, residency);
         if gone && self.runs.get(key).is_some_and(|slot| slot.pending.is_empty()) {
             self.runs.remove(key);
-        } else if self.runs.len() > self.core.settings.cached_runs {
+        } else if self.runs.len() > self.cached_max() {
             self.evict();
         }
+    }
+
+    /// How many runs it may keep: its share.
+    fn cached_max(&self) -> usize {
+        self.core.settings.cached_runs.div_ceil(self.core.inboxes.len())
     }
 
     /// Drops the states that were not touched for longest: a tenth at once, so that it costs little per run.
@@ -266,7 +277,7 @@ impl Committer {
         let idle = |slot: &Slot| slot.pending.is_empty() && !matches!(slot.residency, Residency::Away);
         let mut ages: Vec<u64> =
             self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
-        let count = (self.core.settings.cached_runs / 10).clamp(1, ages.len().max(1));
+        let count = (self.cached_max() / 10).clamp(1, ages.len().max(1));
         if ages.len() < count {
             return;
         }
@@ -316,7 +327,7 @@ impl Committer {
                     let actor = Arc::clone(&self.core.actor);
                     self.accept(Request { key, actor, change: Change::GoOn, reply: None, tries: 0 });
                 }
-                prepared.answer();
+                prepared.answer(&self.core);
             }
             Err(error) => {
                 let requests = prepared.into_requests();
@@ -335,11 +346,13 @@ impl Committer {
         let mut tries = 0;
         for mut request in requests {
             request.tries += 1;
-            if error.is_retryable() && request.tries < TRIES && request.may_repeat(error.kind()) {
+            let worth_it =
+                request.tries < TRIES || (request.ends_attempt() && !self.core.closed.is_cancelled());
+            if error.is_retryable() && worth_it && request.may_repeat(error.kind()) {
                 tries = tries.max(request.tries);
                 again.push(request);
-            } else if let Some(reply) = request.reply {
-                let _ = reply.send(Err(echo(error)));
+            } else {
+                request.answer(&self.core, Err(echo(error)));
             }
         }
         let Some(slot) = self.runs.get_mut(key) else { return };
@@ -354,7 +367,7 @@ impl Committer {
         let rest = match (error.kind(), tries) {
             (ErrorKind::Conflict, ..=1) => Duration::ZERO,
             (ErrorKind::Conflict, _) => Duration::from_millis(1) * (1 << tries.min(6)),
-            _ => Duration::from_millis(20) * (1 << tries.min(6)),
+            _ => Duration::from_millis(20) * (1 << tries.min(8)),
         };
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
@@ -370,6 +383,20 @@ enum Take {
 }
 
 impl Request {
+    /// Tells whoever waits for it; of the end of an attempt, the worker.
+    fn answer(self, core: &Core, answer: Result<Answer>) {
+        match self.reply {
+            // A caller that has gone away does not change what happened.
+            Some(reply) => drop(reply.send(answer)),
+            None => execute::recorded(core, &self.key, &self.change, answer.err()),
+        }
+    }
+
+    /// Whether it records how an attempt of this worker ended: tried for as long as that is the worker's to record.
+    fn ends_attempt(&self) -> bool {
+        self.reply.is_none() && matches!(self.change, Change::Finish { .. } | Change::Release { .. })
+    }
+
     /// Whether it may be asked again although it may have been granted already.
     fn may_repeat(&self, kind: ErrorKind) -> bool {
         use crate::planner::Operation;
@@ -448,13 +475,8 @@ impl Prepared {
     }
 
     /// Tells the callers.
-    fn answer(self) {
-        for (request, answer) in self.answers {
-            if let Some(reply) = request.reply {
-                // A caller that has gone away does not change what happened.
-                let _: std::result::Result<(), Result<Answer>> = reply.send(answer);
-            }
-        }
+    fn answer(self, core: &Core) {
+        self.answers.into_iter().for_each(|(request, answer)| request.answer(core, answer));
     }
 
     /// The requests, to be asked again.

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::active::ActiveAttempts;
 use super::change::{Answer, Change, Request, Worker};
+use super::execute::Line;
 use super::settings::Settings;
 use super::sweep::Alarm;
 use super::watch::Watchers;
@@ -47,12 +48,16 @@ pub(super) struct Core {
     pub(super) worker: Worker,
     /// The actor that the entries of this worker name.
     pub(super) actor: Arc<str>,
-    pub(super) inbox: mpsc::Sender<Request>,
+    /// One for each committer.
+    pub(super) inboxes: Vec<mpsc::Sender<Request>>,
     pub(super) places: Arc<Semaphore>,
     pub(super) backlog: Backlog,
     pub(super) active: ActiveAttempts,
-    /// Runs the committer keeps in memory.
-    pub(super) loaded: AtomicUsize,
+    pub(super) line: Line,
+    /// Threads of the runtime.
+    pub(super) threads: usize,
+    /// Runs that each committer keeps in memory.
+    pub(super) loaded: Vec<AtomicUsize>,
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,
@@ -92,7 +97,9 @@ impl Core {
 
     /// Asks for a change without waiting for it.
     pub(super) async fn send(&self, request: Request) -> Result<()> {
-        self.inbox.send(request).await.map_err(|_| closed())
+        // Run ids are hashes: any byte of them is as good as another.
+        let inbox = &self.inboxes[usize::from(request.key.run.as_bytes()[0]) % self.inboxes.len()];
+        inbox.send(request).await.map_err(|_| closed())
     }
 
     /// Asks that a run be looked at, with `due` because the store lists it as due.
@@ -184,10 +191,14 @@ impl Plans {
     /// The most plans kept; runs under way keep theirs beyond that.
     const MAX: usize = 256;
 
+    /// The plan with this hash, if it is kept.
+    pub(super) fn find(&self, hash: &Digest) -> Option<SharedPlan> {
+        self.lock().plans.get(hash).map(Arc::clone)
+    }
+
     fn get(&self, document: &Payload, limits: &Limits) -> Result<SharedPlan> {
-        let hash = document.digest();
-        if let Some(plan) = self.lock().plans.get(&hash) {
-            return Ok(Arc::clone(plan));
+        if let Some(plan) = self.find(&document.digest()) {
+            return Ok(plan);
         }
         let plan = Arc::new(Plan::read(document, limits)?);
         self.put(&plan);

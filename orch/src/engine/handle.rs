@@ -337,7 +337,7 @@ impl Orchestrator {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            loaded_runs: self.core.loaded.load(Ordering::Relaxed),
+            loaded_runs: self.core.loaded.iter().map(|loaded| loaded.load(Ordering::Relaxed)).sum(),
             watched_runs: self.core.watchers.len(),
             active_attempts: self.core.active.len(),
             free_slots: self.core.places.available_permits(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::change::{Answer, Change, Permit, Request, evaluate};
+use super::change::{Answer, Change, Cleared, Permit, Request, Start, Wanted, evaluate, start};
 use super::core::Core;
 use super::effects::{Effects, Launch, SubRun};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +15,9 @@ use crate::time::Timestamp;
 
 /// The actor of what orch decides by itself.
 const ORCH: &str = "orch";
+
+/// Bytes of lines that are kept for the next append to be written into.
+const SCRATCH_MAX: usize = 4 << 20;
 
 /// What one append says and what follows once it is durable.
 pub(super) struct Prepared {
@@ -55,9 +58,10 @@ pub(super) fn prepare(
     key: &RunKey,
     state: Option<Box<RunState>>,
     requests: Vec<Request>,
+    scratch: &mut Vec<u8>,
 ) -> Prepared {
     let expected = state.as_ref().map_or(Head::EMPTY, |state| state.head);
-    let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected);
+    let chain = Chain::new(&key.tenant, Stream::Run(key.run), expected).writing_into(std::mem::take(scratch));
     let (effects, now) = (Effects::default(), core.now());
     let mut draft = Draft {
         core,
@@ -91,7 +95,7 @@ pub(super) fn prepare(
         tracing::error!(run = %key, %error, "a decision cannot be applied");
         broken = Some(());
     }
-    draft.finish(key, answers, broken.is_some())
+    draft.finish(key, answers, broken.is_some(), scratch)
 }
 
 fn defect() -> Error {
@@ -162,18 +166,20 @@ impl Draft<'_> {
 
     fn change(&mut self, request: &Request) -> Result<Answer> {
         let core = self.core;
-        if matches!(request.change, Change::Operate { .. }) {
+        match &request.change {
             // What has come to pass meanwhile goes first: a verdict on an expired gate is refused, not recorded.
-            self.decide()?;
+            Change::Operate { .. } => self.decide()?,
+            Change::Start { wanted, cleared } => {
+                let starts = wanted.iter().map(|wanted| self.start(&request.actor, wanted, *cleared));
+                return Ok(Answer::Starts(starts.collect::<Result<_>>()?));
+            }
+            _ => {}
         }
         let state = self.state.as_deref().ok_or_else(defect)?;
-        let version =
-            |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
-        let (events, answer) =
-            evaluate(state, &request.change, &core.worker, version, self.now, core.limits())?;
+        let (events, answer) = evaluate(state, &request.change, &core.worker, self.now, core.limits())?;
         self.note_before(&request.change, &events);
         self.apply(&request.actor, &events)?;
-        self.note_after(request, &answer)?;
+        self.note_after(request);
         let state = self.state.as_deref().ok_or_else(defect)?;
         Ok(answer.refreshed(state))
     }
@@ -200,22 +206,32 @@ impl Draft<'_> {
         }
     }
 
-    fn note_after(&mut self, request: &Request, answer: &Answer) -> Result<()> {
-        match (&request.change, answer) {
-            (Change::Start { step, permit, .. }, Answer::Started) => {
-                self.launch(step.clone(), Arc::clone(permit))?
+    fn note_after(&mut self, request: &Request) {
+        match &request.change {
+            Change::Finish { permit: Some(permit), .. } | Change::Release { permit: Some(permit), .. } => {
+                self.places.push(Arc::clone(permit));
             }
-            (Change::Finish { permit: Some(permit), .. }, _) => self.places.push(Arc::clone(permit)),
-            (Change::Look { due }, _) => {
+            Change::Look { due } => {
                 self.looked_at = true;
                 self.due |= *due;
             }
-            (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => {
-                self.looked_at = true
-            }
+            Change::Operate { operation: crate::planner::Operation::Resume, .. } => self.looked_at = true,
             _ => {}
         }
-        Ok(())
+    }
+
+    /// Starts an attempt, to be launched once that is durable, or says what keeps it from starting.
+    fn start(&mut self, actor: &str, wanted: &Wanted, cleared: Cleared) -> Result<Start> {
+        let core = self.core;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        let attempt = (&wanted.step, wanted.attempt);
+        let (events, answer) =
+            start(state, attempt, cleared, &core.worker, &core.executors, self.now, core.limits())?;
+        self.apply(actor, &events)?;
+        if matches!(answer, Start::Started) {
+            self.launch(wanted.step.clone(), Arc::clone(&wanted.permit))?;
+        }
+        Ok(answer)
     }
 
     fn launch(&mut self, step: StepKey, permit: Permit) -> Result<()> {
@@ -304,24 +320,12 @@ impl Draft<'_> {
                 rest.push((at, not_before));
                 continue;
             };
-            let step = state.key_of(at);
             let attempt = state.get(at).map_or(0, |step| step.attempt);
-            let start = Change::Start {
-                step: step.clone(),
-                attempt,
-                cleared: super::change::Cleared::default(),
-                permit: Arc::clone(&permit),
-            };
-            let version =
-                |uses: &crate::spec::Uses| self.core.executors.lookup(uses).map(|(_, v)| v.to_owned());
-            match evaluate(state, &start, &self.core.worker, version, self.now, self.core.limits())? {
-                (events, Answer::Started) => {
-                    let actor = Arc::clone(&self.core.actor);
-                    self.apply(&actor, &events)?;
-                    self.launch(step, permit)?;
-                }
+            let wanted = Wanted { step: state.key_of(at), attempt, permit };
+            match self.start(&self.core.actor, &wanted, Cleared::default())? {
+                Start::Started => {}
                 _ => {
-                    self.places.push(permit);
+                    self.places.push(wanted.permit);
                     rest.push((at, not_before));
                 }
             }
@@ -329,11 +333,22 @@ impl Draft<'_> {
         Ok(rest)
     }
 
-    fn finish(self, key: &RunKey, answers: Vec<(Request, Result<Answer>)>, broken: bool) -> Prepared {
+    fn finish(
+        self,
+        key: &RunKey,
+        answers: Vec<(Request, Result<Answer>)>,
+        broken: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Prepared {
         let Self { core, mut state, chain, expected, mut effects, now, due, more, .. } = self;
         let key = key.clone();
         let head = chain.head();
-        let lines = if broken { None } else { chain.finish().ok().map(|(lines, _)| lines) };
+        let written = if broken { None } else { chain.finish_with().ok() };
+        let lines = written.map(|(lines, _, buffer)| {
+            // One long append is no reason to hold on to its memory.
+            *scratch = if buffer.capacity() <= SCRATCH_MAX { buffer } else { Vec::new() };
+            lines
+        });
         let Some(lines) = lines else {
             let refused =
                 |(request, answer): (Request, Result<Answer>)| (request, answer.and_then(|_| Err(defect())));
@@ -352,7 +367,7 @@ impl Draft<'_> {
             let mut row = state.row();
             // A row that is due moves on even when there is nothing to say: the sweep does not come back at once,
             // and the store confirms that nothing was said elsewhere.
-            row.wake_at = state.wake_after(now);
+            row.wake_at = state.wake_to_write(now);
             if core.closing.is_cancelled() && !state.paused && state.queued().next().is_some() {
                 // This process starts nothing more: the others need not wait until the run seems forgotten.
                 row.wake_at = Some(now);
@@ -364,6 +379,7 @@ impl Draft<'_> {
             if head == expected && !due {
                 return None;
             }
+            state.wake_written = row.wake_at;
             effects.wake_at = row.wake_at;
             Some(Append {
                 tenant: key.tenant.clone(),

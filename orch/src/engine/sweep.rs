@@ -51,26 +51,31 @@ impl Alarm {
 /// Sweeps until the engine closes. With `rebuild`, every unfinished run is looked at first: a queue in memory begins
 /// empty.
 pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
-    let mut until = if rebuild { Timestamp::MAX } else { core.now() };
+    let mut everything = rebuild;
     let mut failures: u32 = 0;
+    let mut quiet = None;
     while !core.closing.is_cancelled() {
-        core.alarm.take();
-        match sweep(&core, until).await {
-            Ok(next) => {
-                failures = 0;
-                if let Some(next) = next {
-                    core.alarm.set(next);
+        let stamp = core.store.stamp();
+        // Nobody has written since the last sweep found nothing, and nothing that was there then is due by now.
+        let asleep = stamp.is_some() && stamp == quiet && core.alarm.at() > core.now();
+        if !asleep {
+            core.alarm.take();
+            let until = if everything { Timestamp::MAX } else { core.now() };
+            match sweep(&core, until).await {
+                Ok(Swept { looked_at, next_at }) => {
+                    (failures, everything) = (0, false);
+                    quiet = stamp.filter(|_| looked_at == 0);
+                    if let Some(next_at) = next_at {
+                        core.alarm.set(next_at);
+                    }
                 }
-            }
-            Err(error) => {
-                failures = failures.saturating_add(1);
-                tracing::warn!(%error, failures, "the sweep cannot read which runs are due");
+                Err(error) => {
+                    (failures, quiet) = (failures.saturating_add(1), None);
+                    tracing::warn!(%error, failures, "the sweep cannot read which runs are due");
+                }
             }
         }
         rest(&core, failures).await;
-        if failures == 0 {
-            until = core.now();
-        }
     }
 }
 
@@ -91,9 +96,17 @@ async fn rest(core: &Arc<Core>, failures: u32) {
     }
 }
 
-/// Looks at every run due by `until`. Answers when the next one is.
-async fn sweep(core: &Arc<Core>, until: Timestamp) -> Result<Option<Timestamp>> {
+/// What a sweep found.
+struct Swept {
+    looked_at: usize,
+    /// When the next run is due.
+    next_at: Option<Timestamp>,
+}
+
+/// Looks at every run due by `until`.
+async fn sweep(core: &Arc<Core>, until: Timestamp) -> Result<Swept> {
     let mut after: Option<(Timestamp, RunKey)> = None;
+    let mut looked_at = 0;
     loop {
         let page = core.store.due(&DueQuery { until, after: after.clone(), limit: PAGE }).await?;
         let full = page.runs.len() >= PAGE;
@@ -102,11 +115,12 @@ async fn sweep(core: &Arc<Core>, until: Timestamp) -> Result<Option<Timestamp>> 
         for (at, key) in page.runs {
             let mine = core.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(&key.tenant));
             if mine {
+                looked_at += 1;
                 core.look(key, at <= now).await?;
             }
         }
         if !full {
-            return Ok(page.next_at);
+            return Ok(Swept { looked_at, next_at: page.next_at });
         }
     }
 }

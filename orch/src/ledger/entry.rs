@@ -15,8 +15,11 @@ use crate::id::TenantId;
 use crate::payload::INTEGER_MAX;
 use crate::time::Timestamp;
 
-/// The version of the entry format.
+/// The version of the entry format that is written. Every version there has been is read.
 pub const ENTRY_VERSION: u32 = 1;
+
+/// How a line of the version that is written ends: `v` is the last of its members.
+const END: &str = ",\"v\":1}";
 
 /// An entry of a stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,10 +40,10 @@ pub struct Entry {
     pub tenant: TenantId,
 }
 
-/// The line as it stands on disk; borrowed, so that a chain can be checked without copying.
+/// A line of version 1 as it stands on disk; borrowed, so that a chain can be checked without copying.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawEntry<'a> {
+struct EntryV1<'a> {
     #[serde(borrow)]
     actor: Cow<'a, str>,
     at: Timestamp,
@@ -52,7 +55,24 @@ struct RawEntry<'a> {
     tenant: TenantId,
     #[serde(borrow, rename = "type")]
     type_name: Cow<'a, str>,
-    v: u32,
+    #[serde(rename = "v")]
+    _version: u32,
+}
+
+/// The version of a line, whatever else stands in it.
+fn version(line: &str) -> Result<u32> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    if line.ends_with(END) {
+        return Ok(ENTRY_VERSION);
+    }
+    serde_json::from_str(line).map(|Versioned { v }| v).map_err(not_an_entry)
+}
+
+fn not_an_entry(cause: serde_json::Error) -> Error {
+    Error::corrupt("not a ledger entry").caused_by(cause)
 }
 
 impl Entry {
@@ -61,11 +81,16 @@ impl Entry {
     /// # Errors
     /// `Corrupt` when it is not an entry of a known version and type.
     pub fn read(line: &str) -> Result<Self> {
-        let raw: RawEntry<'_> = serde_json::from_str(line)
-            .map_err(|cause| Error::corrupt("not a ledger entry").caused_by(cause))?;
-        if raw.v != ENTRY_VERSION {
-            return Err(Error::corrupt("entry has a version this build does not read").with("version", raw.v));
+        match version(line)? {
+            1 => Self::read_v1(line),
+            unknown => {
+                Err(Error::corrupt("entry has a version this build does not read").with("version", unknown))
+            }
         }
+    }
+
+    fn read_v1(line: &str) -> Result<Self> {
+        let raw: EntryV1<'_> = serde_json::from_str(line).map_err(not_an_entry)?;
         // Sequence numbers begin at 1, and like all integers in the ledger they are exact in every reader.
         if !(1..=INTEGER_MAX).contains(&raw.seq) {
             return Err(
@@ -99,21 +124,36 @@ impl Entry {
 
 /// Writes consecutive entries of one stream.
 ///
-/// The parts that do not change from entry to entry are encoded once.
+/// What does not change from entry to entry is encoded once, and so is what seldom changes.
 #[derive(Debug)]
 pub struct Chain {
     lines: Vec<u8>,
     head: Head,
     count: usize,
-    stream: String,
-    tenant: TenantId,
+    /// What the last entry begins with, up to its data, and who wrote it when.
+    opening: Vec<u8>,
+    by: String,
+    at: Timestamp,
+    /// What every entry has between its number and its type.
+    middle: String,
 }
 
 impl Chain {
     /// A writer that continues the stream at `head`.
     #[must_use]
     pub fn new(tenant: &TenantId, stream: Stream, head: Head) -> Self {
-        Self { lines: Vec::new(), head, count: 0, stream: stream.to_string(), tenant: tenant.clone() }
+        // Streams, tenants and types are made of characters that JSON does not escape.
+        let middle = format!(",\"stream\":\"{stream}\",\"tenant\":\"{tenant}\",\"type\":\"");
+        let (lines, opening, by) = Default::default();
+        Self { lines, head, count: 0, opening, by, at: Timestamp::EPOCH, middle }
+    }
+
+    /// Writes into `buffer`, which is emptied first: who writes many chains need not let each buffer grow.
+    #[must_use]
+    pub fn writing_into(mut self, mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        self.lines = buffer;
+        self
     }
 
     /// Adds an entry and answers its sequence number.
@@ -121,35 +161,39 @@ impl Chain {
     /// # Errors
     /// `Internal` when the event does not serialise.
     pub fn push(&mut self, actor: &str, at: Timestamp, event: &Event) -> Result<u64> {
+        if self.opening.is_empty() || self.at != at || self.by != actor {
+            self.open(actor, at)?;
+        }
         let start = self.lines.len();
         let out = &mut self.lines;
+        out.extend_from_slice(&self.opening);
+        event.write_data(out)?;
+        out.extend_from_slice(b",\"prev\":\"");
+        out.extend_from_slice(&self.head.hash.to_hex());
+        out.extend_from_slice(b"\",\"seq\":");
+        let seq = self.head.seq + 1;
+        out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
+        out.extend_from_slice(self.middle.as_bytes());
+        out.extend_from_slice(event.type_name().as_bytes());
+        out.extend_from_slice(b"\",\"v\":1}");
+        self.head = Head { hash: Digest::of(&out[start..]), seq };
+        out.push(b'\n');
+        self.count += 1;
+        Ok(seq)
+    }
+
+    fn open(&mut self, actor: &str, at: Timestamp) -> Result<()> {
+        let out = &mut self.opening;
+        out.clear();
         out.extend_from_slice(b"{\"actor\":");
         serde_json::to_writer(&mut *out, actor)
             .map_err(|cause| Error::internal("actor does not serialise").caused_by(cause))?;
         out.extend_from_slice(b",\"at\":\"");
         out.extend_from_slice(&at.to_rfc3339());
         out.extend_from_slice(b"\",\"data\":");
-        event.write_data(out)?;
-        out.extend_from_slice(b",\"prev\":\"");
-        out.extend_from_slice(&self.head.hash.to_hex());
-        out.extend_from_slice(b"\",\"seq\":");
-        let seq = self.head.seq + 1;
-        out.extend_from_slice(seq.to_string().as_bytes());
-        // Streams, tenants and types are made of characters that JSON does not escape.
-        for (name, value) in
-            [("stream", &*self.stream), ("tenant", self.tenant.as_str()), ("type", event.type_name())]
-        {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\"");
-        }
-        out.extend_from_slice(b",\"v\":1}");
-        self.head = Head { hash: Digest::of(&out[start..]), seq };
-        out.push(b'\n');
-        self.count += 1;
-        Ok(seq)
+        self.at = at;
+        actor.clone_into(&mut self.by);
+        Ok(())
     }
 
     /// The head after the last entry.
@@ -169,9 +213,18 @@ impl Chain {
     /// # Errors
     /// `Internal` when an event wrote something that is not UTF-8, which no event does.
     pub fn finish(self) -> Result<(std::sync::Arc<str>, Head)> {
-        let lines = String::from_utf8(self.lines)
+        let (lines, head, _) = self.finish_with()?;
+        Ok((lines, head))
+    }
+
+    /// As [`Chain::finish`], and gives the buffer back.
+    ///
+    /// # Errors
+    /// As [`Chain::finish`].
+    pub fn finish_with(self) -> Result<(std::sync::Arc<str>, Head, Vec<u8>)> {
+        let lines = std::str::from_utf8(&self.lines)
             .map_err(|cause| Error::internal("entry is not utf-8").caused_by(cause))?;
-        Ok((lines.into(), self.head))
+        Ok((lines.into(), self.head, self.lines))
     }
 }
 
@@ -210,6 +263,25 @@ pub fn read_chain<'a>(
 mod tests {
     use super::*;
     use crate::ledger::RunStarted;
+
+    #[test]
+    fn another_version_is_named_whatever_its_entries_look_like() {
+        assert_eq!(END, format!(",\"v\":{ENTRY_VERSION}}}"));
+        for (line, version) in [
+            (r#"{"actor":"a","v":2}"#, "2"),
+            (r#"{"v":3,"what":{"v":1}}"#, "3"),
+            (r#"{"at":0,"data":[],"v":0}"#, "0"),
+        ] {
+            let error = Entry::read(line).unwrap_err().to_string();
+            assert!(error.contains("does not read") && error.contains(version), "{error}");
+        }
+        for line in
+            ["", "{}", r#"{"v":"1"}"#, r#"{"v":-1}"#, r#"{"v":2,"v":1}"#, r#"{"v":1}"#, "{\"a\",\"v\":1}"]
+        {
+            let error = Entry::read(line).unwrap_err().to_string();
+            assert!(error.contains("not a ledger entry"), "{error}");
+        }
+    }
 
     #[test]
     fn a_sequence_number_that_no_entry_can_have_is_refused() {

@@ -38,6 +38,7 @@ impl StepRef {
 
 /// The state of a run. Changed by [`RunState::apply`] only.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct RunState {
     /// The run.
     pub key: RunKey,
@@ -63,6 +64,8 @@ pub struct RunState {
     pub ending: Option<Ending>,
     /// Set once it has ended.
     pub ended: Option<Ended>,
+    /// The `wake_at` that whoever holds this state wrote into the stored row last. No part of the fold.
+    pub wake_written: Option<Timestamp>,
     pub(super) steps: Vec<StepState>,
     pub(super) counts: StepCounts,
     pub(super) index: Index,
@@ -94,6 +97,7 @@ pub struct Ended {
 
 /// What has to be looked at next, so that a decision costs what it decides and not what the run holds.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Index {
     /// Unsettled needs of each step.
     pub(super) open_needs: Vec<u32>,
@@ -305,6 +309,7 @@ impl RunState {
             round_at: at,
             ending: None,
             ended: None,
+            wake_written: None,
             steps: vec![StepState::default(); count],
             counts: StepCounts { pending: total, ..StepCounts::default() },
             index: Index { open_needs, unsettled: total, frontier, ..Index::default() },
@@ -490,6 +495,17 @@ impl RunState {
         }
         let checked = if self.last_at.plus(HINT_CHECK) > now { self.last_at } else { now };
         self.wake_since(checked).map(|at| if at > now { at } else { now.plus(HINT_CHECK) })
+    }
+
+    /// What the stored row is to say of `wake_at`, after `now`: the instant written before for as long as it comes neither
+    /// too late nor soon. A row whose instant stays costs a store less than one whose instant moves.
+    #[must_use]
+    pub fn wake_to_write(&self, now: Timestamp) -> Option<Timestamp> {
+        let needed = self.wake_after(now);
+        let stays = |written: &Timestamp| {
+            needed.is_some_and(|needed| *written <= needed) && *written > now.plus(HINT_CHECK / 3)
+        };
+        self.wake_written.filter(stays).or(needed)
     }
 
     fn wake_since(&self, checked: Timestamp) -> Option<Timestamp> {

@@ -26,15 +26,26 @@ pub async fn append(
     at: Timestamp,
     events: &[Event],
 ) -> Result<String> {
+    let write =
+        |chain: &mut Chain| events.iter().try_for_each(|event| chain.push(actor, at, event).map(drop));
+    append_by(store, tenant, stream, &write).await
+}
+
+/// The same with entries that depend on where they come to stand: `write` is asked again after every lost race.
+pub(super) async fn append_by(
+    store: &dyn Store,
+    tenant: &TenantId,
+    stream: Stream,
+    write: &(dyn Fn(&mut Chain) -> Result<()> + Sync),
+) -> Result<String> {
     if matches!(stream, Stream::Run(_)) {
         return Err(Error::invalid("runs are appended to by the engine alone").with("stream", stream));
     }
     for _ in 0..TRIES {
         let expected = read_page(store, tenant, stream, END, 1).await?.head;
         let mut chain = Chain::new(tenant, stream, expected);
-        for event in events {
-            chain.push(actor, at, event)?;
-        }
+        write(&mut chain)?;
+        let count = chain.count();
         let (lines, head) = chain.finish()?;
         let append =
             Append { tenant: tenant.clone(), stream, expected, lines: lines.clone(), head, row: None };
@@ -45,7 +56,7 @@ pub async fn append(
             Ok(()) => return Ok(lines.to_string()),
             Err(error) if error.kind() == ErrorKind::Conflict => {}
             Err(error) if error.kind() == ErrorKind::Indeterminate => {
-                let page = read_page(store, tenant, stream, expected.seq, events.len()).await?;
+                let page = read_page(store, tenant, stream, expected.seq, count).await?;
                 if page.lines.starts_with(&*lines) {
                     return Ok(lines.to_string());
                 }

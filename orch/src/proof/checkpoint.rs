@@ -8,11 +8,13 @@ use ed25519_dalek::{Signature, Signer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{PAGE, append, read_page, read_runs};
+use super::append::append_by;
+use super::stream::is_canonical;
+use super::{PAGE, read_page, read_runs};
 use crate::digest::{parse_hex, write_hex};
 use crate::error::{Error, Result};
 use crate::id::TenantId;
-use crate::ledger::{CheckpointTaken, Entry, Event, Head, Stream, StreamHead, read_chain};
+use crate::ledger::{Chain, CheckpointTaken, Entry, Event, Head, Stream, StreamHead, read_chain};
 use crate::store::{PAGE_MAX, Store};
 use crate::time::Timestamp;
 
@@ -105,7 +107,10 @@ impl Checkpoint {
         let first = Entry::read(first)?;
         let before = Head { hash: first.prev, seq: first.seq.saturating_sub(1) };
         let entries = read_chain(before, &lines)
-            .map(|entry| entry.map(|(entry, _, head)| (entry, head)))
+            .map(|entry| match entry? {
+                (entry, line, head) if is_canonical(&entry, line) => Ok((entry, head)),
+                (entry, ..) => Err(Error::corrupt("entry is not in its one spelling").with("seq", entry.seq)),
+            })
             .collect::<Result<Vec<_>>>()?;
         let fits = |entry: &Entry| {
             entry.seq > 0
@@ -173,9 +178,19 @@ impl Checkpoint {
     }
 }
 
-/// What is signed.
-fn signed_bytes(tenant: &TenantId, at: Timestamp, heads: &[StreamHead]) -> Result<Vec<u8>> {
-    let mut bytes = format!("{FORMAT}\n{tenant}\n{at}\n").into_bytes();
+/// What is signed begins with this.
+const SIGNED: &str = "orch/checkpoint/v2";
+/// What was signed at first, and is still verified: tenant, time and heads alone.
+const SIGNED_FIRST: &str = "orch/checkpoint/v1";
+
+/// What is signed: all that the entry says, where it stands included, but for the signature.
+fn signed_bytes(unsigned: &str) -> Vec<u8> {
+    format!("{SIGNED}\n{unsigned}").into_bytes()
+}
+
+/// What was signed at first.
+fn first_signed_bytes(entry: &Entry, heads: &[StreamHead]) -> Result<Vec<u8>> {
+    let mut bytes = format!("{SIGNED_FIRST}\n{}\n{}\n", entry.tenant, entry.at).into_bytes();
     serde_json::to_writer(&mut bytes, heads)
         .map_err(|cause| Error::internal("heads do not serialise").caused_by(cause))?;
     Ok(bytes)
@@ -194,8 +209,12 @@ pub(super) fn verify_entry(entry: &Entry, key: Option<&PublicKey>) -> Result<()>
     if key.is_some_and(|key| key.to_string() != *named) {
         return Err(Error::corrupt("checkpoint is signed by another key").with("key", named));
     }
-    let message = signed_bytes(&entry.tenant, entry.at, &taken.heads)?;
-    if named.parse::<PublicKey>()?.verifies(&message, signature) {
+    let unsigned = CheckpointTaken { signature: None, ..taken.clone() };
+    let message = signed_bytes(&Entry { event: unsigned.into(), ..entry.clone() }.to_line()?);
+    let key = named.parse::<PublicKey>()?;
+    if key.verifies(&message, signature)
+        || key.verifies(&first_signed_bytes(entry, &taken.heads)?, signature)
+    {
         return Ok(());
     }
     Err(Error::corrupt("signature of the checkpoint is wrong").with("seq", entry.seq))
@@ -255,20 +274,22 @@ pub async fn take_checkpoint(store: &dyn Store, request: &TakeCheckpoint) -> Res
     if heads.is_empty() {
         return Ok(None);
     }
-    let events: Vec<Event> =
-        heads.chunks(HEADS).map(|chunk| signed(request, chunk)).collect::<Result<_>>()?;
-    let lines = append(store, tenant, Stream::Checkpoint, &request.actor, request.now, &events).await?;
-    Checkpoint::of_lines(lines).map(Some)
+    let write =
+        |chain: &mut Chain| heads.chunks(HEADS).try_for_each(|chunk| push_signed(chain, request, chunk));
+    append_by(store, tenant, Stream::Checkpoint, &write).await.and_then(Checkpoint::of_lines).map(Some)
 }
 
-fn signed(request: &TakeCheckpoint, heads: &[StreamHead]) -> Result<Event> {
-    let message = signed_bytes(&request.tenant, request.now, heads)?;
-    let signature = request.key.as_ref().map(|key| {
-        let signature = key.0.sign(&message).to_bytes();
-        Hex(&signature).to_string()
-    });
+fn push_signed(chain: &mut Chain, request: &TakeCheckpoint, heads: &[StreamHead]) -> Result<()> {
     let key = request.key.as_ref().map(|key| key.public().to_string());
-    Ok(CheckpointTaken { heads: heads.to_vec(), key, signature }.into())
+    let mut taken = CheckpointTaken { heads: heads.to_vec(), key, signature: None };
+    if let Some(key) = &request.key {
+        let mut unsigned = Chain::new(&request.tenant, Stream::Checkpoint, chain.head());
+        unsigned.push(&request.actor, request.now, &taken.clone().into())?;
+        let (line, _) = unsigned.finish()?;
+        let signature = key.0.sign(&signed_bytes(line.trim_end())).to_bytes();
+        taken.signature = Some(Hex(&signature).to_string());
+    }
+    chain.push(&request.actor, request.now, &taken.into()).map(drop)
 }
 
 struct Hex<'a>(&'a [u8]);

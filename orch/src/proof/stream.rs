@@ -278,7 +278,7 @@ impl StreamVerifier {
 }
 
 /// Whether the bytes are what this crate would have written, payloads included.
-fn is_canonical(entry: &Entry, line: &str) -> bool {
+pub(super) fn is_canonical(entry: &Entry, line: &str) -> bool {
     let whole = serde_json::from_str::<serde_json::Value>(line)
         .ok()
         .and_then(|value| serde_json_canonicalizer::to_string(&value).ok());

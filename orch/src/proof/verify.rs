@@ -1,6 +1,6 @@
 //! Verifying everything a tenant has, in a store or in an export.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Read};
 
 use serde::Serialize;
@@ -477,7 +477,7 @@ impl File<'_> {
             }
             report.add(&in_file.verifier, problem);
         }
-        report.problems.extend(self.unsorted);
+        report.problems.extend(self.unsorted.take());
         for stream in heads.keys().filter(|stream| !self.streams.contains_key(stream)) {
             let message = "the manifest names it, and it is not in the export".to_owned();
             report.problems.push(Problem { stream: *stream, seq: 1, line: None, code: "tail_cut", message });
@@ -503,10 +503,7 @@ impl File<'_> {
                 report.problems.push(Problem { stream, seq: head.seq + 1, line: None, code, message });
             }
         }
-        let same = |manifest: &Manifest| {
-            manifest.counts == counts && manifest.sha256 == sha256 && manifest.tenant == *self.tenant
-        };
-        if manifest.is_some_and(|manifest| !same(manifest)) {
+        if manifest.is_some_and(|manifest| !self.is_described(manifest, counts, sha256)) {
             report.problems.push(Problem {
                 stream: Stream::Audit,
                 seq: 0,
@@ -515,5 +512,17 @@ impl File<'_> {
                 message: "the file is not the one that the manifest describes".to_owned(),
             });
         }
+    }
+
+    /// Whether the manifest says of the file what there is to say.
+    fn is_described(&self, manifest: &Manifest, counts: Counts, sha256: Digest) -> bool {
+        let named: BTreeSet<Stream> = manifest.heads.iter().map(|named| named.stream).collect();
+        manifest.format == Manifest::FORMAT
+            && manifest.counts == counts
+            && manifest.sha256 == sha256
+            && manifest.tenant == *self.tenant
+            && named.len() == manifest.heads.len()
+            && named.iter().eq(self.streams.keys())
+            && manifest.run.is_none_or(|run| named.iter().eq([&Stream::Run(run)]))
     }
 }

@@ -1,17 +1,18 @@
 //! The queue in memory: the default of an embedded engine.
 //!
-//! An item is pushed into `delayed`, moves to its lane's `ready` set when a claim comes after its ready time, and from
-//! there under a lease. Every move costs a logarithm; a claim looks at no item it does not deliver and at no queue or
+//! An item whose time has not come waits in `delayed` and moves to its lane's `ready` set when a claim comes after its
+//! ready time, and from there under a lease. Every move costs a logarithm; a claim looks at no item it does not deliver and at no queue or
 //! tenant it does not ask for, unless clocks go backwards. What waits is counted lane by lane as it moves.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use hashbrown::{HashMap, HashSet};
 use tokio::sync::Notify;
 
 use super::*;
@@ -42,6 +43,8 @@ struct State {
     last_token: u64,
     /// The tenant that was served last.
     turn: Option<TenantId>,
+    /// The latest time that anybody claimed at.
+    latest: Timestamp,
 }
 
 /// One tenant's lanes, of which none is empty.
@@ -184,9 +187,15 @@ impl State {
         }
     }
 
-    fn add_delayed(&mut self, queued: Queued) {
-        self.lane(&queued.item).wait(queued.item.ready_at);
-        self.delayed.insert((queued.item.ready_at, queued));
+    /// Puts an item where it waits: among the ready ones, unless its time has not come for whoever claimed last.
+    fn add(&mut self, queued: Queued) {
+        let ready_at = queued.item.ready_at;
+        self.lane(&queued.item).wait(ready_at);
+        if ready_at <= self.latest {
+            self.add_ready(queued);
+        } else {
+            self.delayed.insert((ready_at, queued));
+        }
     }
 
     /// Puts into its lane what waits there already.
@@ -254,11 +263,12 @@ impl State {
     fn push(&mut self, item: &Item) {
         let item = Arc::new(item.clone());
         if self.known.insert(Known(Arc::clone(&item))) {
-            self.add_delayed(Queued { count: 0, item });
+            self.add(Queued { count: 0, item });
         }
     }
 
     fn claim(&mut self, claim: &Claim) -> Claimed {
+        self.latest = self.latest.max(claim.now);
         self.promote(claim.now);
         let mut deliveries = Vec::new();
         while deliveries.len() < claim.limit && self.round(claim, &mut deliveries) {}
@@ -343,7 +353,7 @@ impl State {
         match settle.release_until {
             Some(ready_at) => {
                 let item = Arc::new(Item { ready_at, ..Item::clone(&queued.item) });
-                self.add_delayed(Queued { item, count: queued.count });
+                self.add(Queued { item, count: queued.count });
             }
             None => {
                 self.forget_empty(&queued.item);

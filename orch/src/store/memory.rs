@@ -18,6 +18,8 @@ pub struct MemoryStore(Arc<Mutex<State>>);
 struct State {
     tenants: BTreeMap<TenantId, Tenant>,
     due: BTreeMap<Timestamp, BTreeSet<RunKey>>,
+    /// Counts the calls that may have written.
+    writes: u64,
 }
 
 #[derive(Default)]
@@ -44,6 +46,13 @@ impl MemoryStore {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing below panics halfway through a change, so a poisoned state is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, to be changed.
+    fn changed(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.writes += 1;
+        state
     }
 }
 
@@ -177,8 +186,12 @@ impl Store for MemoryStore {
         CAPABILITY
     }
 
+    fn stamp(&self) -> Option<u64> {
+        Some(self.state().writes)
+    }
+
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
-        let mut state = self.state();
+        let mut state = self.changed();
         Ok(appends.iter().map(|append| state.append(append)).collect())
     }
 
@@ -218,7 +231,7 @@ impl Store for MemoryStore {
     }
 
     async fn put_doc(&self, put: &PutDoc) -> Result<u64> {
-        let mut state = self.state();
+        let mut state = self.changed();
         let docs = state.tenant(&put.key.tenant).docs.entry(put.key.kind).or_default();
         let version = docs.get(&put.key.key).map_or(0, |doc| doc.version);
         put.check_version(version)?;
@@ -255,7 +268,7 @@ impl Store for MemoryStore {
     }
 
     async fn prune(&self, prune: &Prune) -> Result<usize> {
-        let mut state = self.state();
+        let mut state = self.changed();
         Ok(prune.runs.iter().filter(|(run, head)| state.prune(&prune.tenant, *run, *head)).count())
     }
 }

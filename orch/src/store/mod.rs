@@ -47,6 +47,19 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What this store promises.
     fn capability(&self) -> Capability;
 
+    /// A number that is another once anybody has written since, told without asking the backend anything; nothing where
+    /// that cannot be told. An engine with nothing to do asks no further for as long as it stays.
+    ///
+    /// # Guarantees
+    /// Two equal numbers, told by the same handle, say that no append, document or pruning was answered with success in
+    /// between. Different ones say nothing.
+    ///
+    /// # Backend notes
+    /// A store that other processes write to can rarely tell, and need not.
+    fn stamp(&self) -> Option<u64> {
+        None
+    }
+
     /// Appends to many streams at once.
     ///
     /// # Guarantees

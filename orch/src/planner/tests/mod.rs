@@ -1,5 +1,6 @@
 //! A pure simulator of workers, and the properties that every state must have.
 
+mod exhaustive;
 mod explanations;
 mod fence;
 mod loops;
@@ -7,6 +8,7 @@ mod operations;
 mod order;
 mod outcomes;
 mod plans;
+mod properties;
 mod random;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::executor::{Failure, Outcome};
 use crate::expr::LazyValue;
-use crate::id::{RunId, RunKey, StepKey, TenantId, WorkerId};
+use crate::id::{RunId, StepKey, TenantId, WorkerId};
 use crate::ledger::{Chain, Entry, Event, Head, RunCreated, RunStatus, StepStatus, Stream};
 use crate::limits::Limits;
 use crate::payload::Payload;
@@ -62,6 +64,30 @@ pub(crate) fn worker() -> WorkerId {
     WorkerId::new("w")
 }
 
+/// What a run begins with.
+fn first_entry(plan: &SharedPlan, inputs: &Value, token: &str) -> Entry {
+    let tenant = TenantId::new("acme").unwrap();
+    let inputs = Payload::new(inputs).unwrap();
+    let created = RunCreated {
+        dag_id: plan.dag().id.clone(),
+        dag_version: Some(1),
+        inputs_hash: inputs.digest(),
+        inputs,
+        parent: None,
+        plan: plan.document().clone(),
+        plan_hash: plan.hash(),
+        priority: 0,
+        rationale: None,
+        replay_of: None,
+        run_token: token.into(),
+        sandbox: None,
+        traceparent: None,
+    };
+    let run = RunId::derive(&tenant, &created.dag_id, &created.run_token, &created.inputs_hash);
+    let (actor, stream) = ("tester".to_owned(), Stream::Run(run));
+    Entry { actor, at: T0, event: created.into(), prev: Digest::ZERO, seq: 1, stream, tenant }
+}
+
 /// One run with its recorded lines, driven by hand.
 #[derive(Debug)]
 pub(crate) struct Sim {
@@ -85,32 +111,14 @@ impl Sim {
 
     /// A run of which nothing but its first entry is recorded.
     pub(crate) fn unopened(plan: &SharedPlan, inputs: &Value, token: &str) -> Self {
-        let tenant = TenantId::new("acme").unwrap();
-        let inputs = Payload::new(inputs).unwrap();
-        let created = RunCreated {
-            dag_id: plan.dag().id.clone(),
-            dag_version: Some(1),
-            inputs_hash: inputs.digest(),
-            inputs,
-            parent: None,
-            plan: plan.document().clone(),
-            plan_hash: plan.hash(),
-            priority: 0,
-            rationale: None,
-            replay_of: None,
-            run_token: token.into(),
-            sandbox: None,
-            traceparent: None,
-        };
-        let run = RunId::derive(&tenant, &created.dag_id, &created.run_token, &created.inputs_hash);
-        let event = Event::from(created);
-        let mut chain = Chain::new(&tenant, Stream::Run(run), Head::EMPTY);
-        chain.push("tester", T0, &event).unwrap();
+        let entry = first_entry(plan, inputs, token);
+        let mut chain = Chain::new(&entry.tenant, entry.stream, Head::EMPTY);
+        chain.push(&entry.actor, entry.at, &entry.event).unwrap();
         let (lines, head) = chain.finish().unwrap();
-        let entry = Entry::read(lines.trim_end()).unwrap();
+        assert_eq!(Entry::read(lines.trim_end()).unwrap(), entry);
         let state = RunState::open(&entry, head, |_| Ok(plan.clone())).unwrap();
-        assert_eq!(state.key, RunKey { tenant, run });
-        Self { state, lines: lines.to_string(), events: vec![event], now: T0, limits: Limits::default() }
+        let events = vec![entry.event];
+        Self { state, lines: lines.to_string(), events, now: T0, limits: Limits::default() }
     }
 
     /// Applies events of a change, decides what follows, and records both, as the engine does.
@@ -222,6 +230,19 @@ impl Sim {
     }
 
     fn check_alive(&self) {
+        let nothing = |at| decide(&self.state, at, &self.limits).is_empty();
+        match self.state.wake_at() {
+            Some(wake) if wake > self.now => {
+                let before = Timestamp::from_micros(wake.as_micros() - 1);
+                assert!(
+                    nothing(before),
+                    "R4: something is to be decided before anybody looks\n{}",
+                    self.lines
+                );
+            }
+            Some(_) => {}
+            None => assert!(nothing(Timestamp::MAX), "R4: nobody will look\n{}", self.lines),
+        }
         if self.state.ended.is_some() || self.state.paused {
             return;
         }

@@ -112,6 +112,26 @@ async fn a_checkpoint_proves_itself() {
 }
 
 #[tokio::test]
+async fn no_byte_of_a_signed_checkpoint_can_be_changed() {
+    let store = store_of(&[&small()]).await;
+    let taken = checkpoint(&store, Scope::All).await.unwrap();
+    let (json, public) = (taken.to_json(), key().public());
+    for place in 0..json.len() {
+        // Its last bit: digits stay digits, and letters letters.
+        let mut bytes = json.clone().into_bytes();
+        bytes[place] ^= 1;
+        let altered = String::from_utf8(bytes).unwrap();
+        let accepted = Checkpoint::from_json(&altered).and_then(|read| read.verify(Some(&public)));
+        assert!(accepted.is_err(), "{altered}");
+    }
+    let spelled = json.replacen("\"v\":1}", "\"v\": 1}", 1);
+    assert_ne!(spelled, json);
+    assert!(Checkpoint::from_json(&spelled).is_err(), "an entry has one spelling");
+    let framed = json.replacen("[\n", "[ \n", 1);
+    assert_eq!(Checkpoint::from_json(&framed).unwrap(), taken, "what stands around entries says nothing");
+}
+
+#[tokio::test]
 async fn an_unsigned_checkpoint_is_none_to_who_asks_for_a_signature() {
     let store = store_of(&[&small()]).await;
     let request = TakeCheckpoint {

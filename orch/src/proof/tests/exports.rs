@@ -107,3 +107,33 @@ async fn a_run_left_out_of_an_export_is_found() {
     let found: Vec<_> = report.problems.iter().map(|p| (p.stream, p.code)).collect();
     assert_eq!(found, [(gone, "deleted")]);
 }
+
+#[tokio::test]
+async fn a_manifest_that_says_anything_else_than_the_file_is_found() {
+    let (store, sims) = full().await;
+    let (file, manifest) = exported(&store, None).await;
+    let check = |manifest: &Manifest| {
+        verify_export(file.as_bytes(), &tenant(), Some(manifest), &VerifyOptions::default()).unwrap()
+    };
+    let changed = |change: fn(&mut Manifest, RunId)| {
+        let mut changed = manifest.clone();
+        change(&mut changed, sims[1].state.key.run);
+        changed
+    };
+    assert!(check(&changed(|manifest, _| manifest.created_at = Timestamp::EPOCH)).is_clean());
+    for (what, change) in [
+        ("format", (|manifest, _| manifest.format.push('2')) as fn(&mut Manifest, RunId)),
+        ("tenant", |manifest, _| manifest.tenant = TenantId::new("evil").unwrap()),
+        // As if the others had never been meant to be there.
+        ("run", |manifest, run| manifest.run = Some(run)),
+        ("streams", |manifest, _| manifest.counts.streams += 1),
+        ("entries", |manifest, _| manifest.counts.entries -= 1),
+        ("bytes", |manifest, _| manifest.counts.bytes += 1),
+        ("sha256", |manifest, _| manifest.sha256 = Digest::ZERO),
+        ("fewer heads", |manifest, _| manifest.heads.truncate(1)),
+        ("more heads", |manifest, _| manifest.heads.push(manifest.heads[0].clone())),
+        ("other heads", |manifest, _| manifest.heads[0].head.seq += 1),
+    ] {
+        assert!(!check(&changed(change)).is_clean(), "{what}");
+    }
+}
