@@ -46,7 +46,7 @@ const SHAPES: [(&str, &str); 15] = [
     ),
     (
         "sleep",
-        "  - { id: nap, uses: wait/sleep, with: { for: 2s } }\n  - { id: a, uses: fn/act, needs: [nap] }\n",
+        "  - { id: nap, uses: wait/sleep, with: { duration: 2s } }\n  - { id: a, uses: fn/act, needs: [nap] }\n",
     ),
     (
         "keyed",

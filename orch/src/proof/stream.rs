@@ -332,9 +332,13 @@ fn is_canonical(entry: &Entry, line: &str) -> bool {
     whole.is_some_and(|text| text == line) && entry.to_line().is_ok_and(|text| text == line)
 }
 
-/// A run's id is derived from what makes it this run.
+/// A run's id is derived from what makes it this run. That of a sub-DAG's run is named by its parent, from its input
+/// before the defaults are filled in.
 fn check_id(state: &RunState) -> Result<(), Fault> {
     let created = &state.created;
+    if created.parent.is_some() {
+        return Ok(());
+    }
     let id = RunId::derive(&state.key.tenant, &created.dag_id, &created.run_token, &created.inputs_hash);
     if id == state.key.run {
         return Ok(());
