@@ -50,10 +50,7 @@ impl Digest {
     #[must_use]
     pub fn to_hex(&self) -> [u8; 64] {
         let mut hex = [0; 64];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
-        }
+        put_hex(&self.0, &mut hex);
         hex
     }
 }
@@ -61,10 +58,20 @@ impl Digest {
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 pub(crate) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for byte in bytes {
-        write!(f, "{byte:02x}")?;
+    for part in bytes.chunks(32) {
+        let mut hex = [0; 64];
+        put_hex(part, &mut hex);
+        f.write_str(std::str::from_utf8(&hex[..part.len() * 2]).map_err(|_| fmt::Error)?)?;
     }
     Ok(())
+}
+
+/// Two digits a byte, for as many bytes as there are.
+fn put_hex(bytes: &[u8], hex: &mut [u8; 64]) {
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = HEX[usize::from(byte >> 4)];
+        pair[1] = HEX[usize::from(byte & 15)];
+    }
 }
 
 /// Exactly `2 * N` lowercase hex digits, or nothing: a hash has one spelling.

@@ -294,10 +294,15 @@ impl FromStr for StepKey {
 
 impl Serialize for StepKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self.index {
-            None => serializer.serialize_str(self.id.as_str()),
-            Some(_) => serializer.collect_str(self),
-        }
+        let Some(index) = self.index else { return serializer.serialize_str(self.id.as_str()) };
+        // Without going through `fmt`: the ledger writes one per entry.
+        let id = self.id.as_str();
+        let mut text = String::with_capacity(id.len() + 12);
+        text.push_str(id);
+        text.push('[');
+        text.push_str(itoa::Buffer::new().format(index));
+        text.push(']');
+        serializer.serialize_str(&text)
     }
 }
 

@@ -1,11 +1,13 @@
 //! The attempts this process executes at the moment.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::effects::Launch;
 use crate::executor::ProgressSink;
 use crate::id::{RunKey, StepKey};
 use crate::ledger::ProgressNote;
@@ -22,23 +24,33 @@ pub(super) enum Stop {
     Shutdown,
 }
 
-#[derive(Debug)]
-struct Active {
-    token: CancellationToken,
-    progress: Option<ProgressSink>,
-    lease_until: Timestamp,
-    stop: Option<Stop>,
-    /// Nothing executes any more; the outcome is being recorded, under the same lease.
-    done: bool,
+/// What an attempt under way has been told. The first order stands, and none comes after its end.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// Fires with the order to stop.
+    pub(super) token: CancellationToken,
+    /// Nothing while nobody has said anything: an order, or that nothing executes any more.
+    said: OnceLock<Option<Stop>>,
 }
 
-impl Active {
-    fn stop(&mut self, stop: Stop) {
-        if !self.done {
-            self.stop.get_or_insert(stop);
+impl Orders {
+    fn stop(&self, stop: Stop) {
+        if self.said.get_or_init(|| Some(stop)).is_some() {
             self.token.cancel();
         }
     }
+
+    /// Nothing of the attempt executes any more; answers why it was told to stop, if it was.
+    pub(super) fn done(&self) -> Option<Stop> {
+        *self.said.get_or_init(|| None)
+    }
+}
+
+#[derive(Debug)]
+struct Active {
+    orders: Arc<Orders>,
+    progress: Option<ProgressSink>,
+    lease_until: Timestamp,
 }
 
 type Attempt = (StepKey, u32);
@@ -79,28 +91,31 @@ impl ActiveAttempts {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt begins; answers whether it had not begun already: a hint may come twice.
+    /// Attempts of a run begin, at least one; leaves out those that have begun already, as a hint may come twice.
     pub(super) fn begin(
         &self,
         key: &RunKey,
-        attempt: &Attempt,
-        token: CancellationToken,
-        lease_until: Timestamp,
-    ) -> bool {
+        launches: impl Iterator<Item = Launch>,
+    ) -> Vec<(Launch, Arc<Orders>)> {
         let mut state = self.lock();
-        let shutdown = state.shutdown;
-        let run = state.runs.entry(key.clone()).or_default();
-        if run.attempts.contains_key(attempt) {
-            return false;
+        let State { runs, shutdown } = &mut *state;
+        let run = runs.entry(key.clone()).or_default();
+        let mut begun = Vec::with_capacity(launches.size_hint().0);
+        for launch in launches {
+            let Entry::Vacant(entry) = run.attempts.entry((launch.step.clone(), launch.attempt)) else {
+                continue;
+            };
+            let orders = Arc::new(Orders::default());
+            if *shutdown {
+                orders.stop(Stop::Shutdown);
+            }
+            let lease_until = launch.lease_until;
+            entry.insert(Active { orders: Arc::clone(&orders), progress: None, lease_until });
+            begun.push((launch, orders));
         }
-        let mut active = Active { token, progress: None, lease_until, stop: None, done: false };
-        if shutdown {
-            active.stop(Stop::Shutdown);
-        }
-        run.attempts.insert(attempt.clone(), active);
         drop(state);
         self.begun.notify_one();
-        true
+        begun
     }
 
     /// Where the attempt says how far it is.
@@ -110,14 +125,6 @@ impl ActiveAttempts {
         if let Some(active) = run.and_then(|run| run.attempts.get_mut(attempt)) {
             active.progress = Some(progress);
         }
-    }
-
-    /// Nothing of the attempt executes any more; answers why it was told to stop, if it was.
-    pub(super) fn done(&self, key: &RunKey, attempt: &Attempt) -> Option<Stop> {
-        let mut state = self.lock();
-        let active = state.runs.get_mut(key)?.attempts.get_mut(attempt)?;
-        active.done = true;
-        active.stop
     }
 
     /// The attempt's end is durable, or nobody's business here any more.
@@ -148,7 +155,7 @@ impl ActiveAttempts {
         let mut state = self.lock();
         for (attempt, active) in state.runs.get_mut(key).into_iter().flat_map(|run| &mut run.attempts) {
             if which(attempt) {
-                active.stop(stop);
+                active.orders.stop(stop);
             }
         }
     }
@@ -161,7 +168,7 @@ impl ActiveAttempts {
             .runs
             .values_mut()
             .flat_map(|run| run.attempts.values_mut())
-            .for_each(|a| a.stop(Stop::Shutdown));
+            .for_each(|a| a.orders.stop(Stop::Shutdown));
     }
 
     /// The renewals that are due: of runs with an attempt whose lease ends before `soon`, unless one is under way.
@@ -198,7 +205,7 @@ impl ActiveAttempts {
         let mut state = self.lock();
         for active in state.runs.values_mut().flat_map(|run| run.attempts.values_mut()) {
             if active.lease_until <= now {
-                active.stop(Stop::Lost);
+                active.orders.stop(Stop::Lost);
             }
         }
     }

@@ -184,6 +184,8 @@ impl OrchestratorBuilder {
             places: Arc::new(Semaphore::new(self.settings.slots)),
             backlog: Default::default(),
             active: Default::default(),
+            line: Default::default(),
+            threads: tokio::runtime::Handle::current().metrics().num_workers(),
             loaded: Default::default(),
             plans: Default::default(),
             watchers: Default::default(),

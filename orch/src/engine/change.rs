@@ -7,13 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::Outcome;
+use crate::executor::{Executors, Outcome};
 use crate::id::{RunKey, StepKey, WorkerId};
 use crate::ledger::{ArtifactRef, Event, ProgressNote, ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::lock::Slot;
 use crate::payload::Payload;
-use crate::planner::attempt::{self, Finish, Start};
+use crate::planner::attempt::{self, Finish};
 use crate::planner::{Operation, RunState, SharedPlan, operate};
 use crate::store::RunRow;
 use crate::time::Timestamp;
@@ -39,11 +39,10 @@ pub(super) enum Change {
         operation: Operation,
         reason: Option<String>,
     },
+    /// A worker wants to start attempts, each in a place of its own.
     Start {
-        step: StepKey,
-        attempt: u32,
+        wanted: Vec<Wanted>,
         cleared: Cleared,
-        permit: Permit,
     },
     Reuse {
         step: StepKey,
@@ -62,6 +61,7 @@ pub(super) enum Change {
     Release {
         step: StepKey,
         attempt: u32,
+        permit: Option<Permit>,
     },
     /// Look whether anything is due, and make all hints again. With `due`, the store lists the run as due: what is
     /// known of it here is then held against the store.
@@ -70,6 +70,14 @@ pub(super) enum Change {
     },
     /// More is to be decided than one append may hold.
     GoOn,
+}
+
+/// An attempt that a hint named, and a place to execute it.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) step: StepKey,
+    pub(super) attempt: u32,
+    pub(super) permit: Permit,
 }
 
 #[derive(Debug)]
@@ -107,6 +115,16 @@ pub(super) enum Answer {
         new: bool,
     },
     Row(Box<RunRow>),
+    /// What became of each wanted attempt, in order.
+    Starts(Vec<Start>),
+    /// The attempts of this worker that are still its own.
+    Held(Vec<(StepKey, u32)>),
+    Done,
+}
+
+/// What became of an attempt that was to start.
+#[derive(Debug)]
+pub(super) enum Start {
     Started,
     NeedsSlots(Vec<Slot>),
     NeedsResult(Digest),
@@ -117,9 +135,6 @@ pub(super) enum Answer {
     Paused,
     /// The attempt may start then and no sooner.
     NotBefore(Timestamp),
-    /// The attempts of this worker that are still its own.
-    Held(Vec<(StepKey, u32)>),
-    Done,
 }
 
 /// Who a worker is and how long it is believed.
@@ -129,7 +144,7 @@ pub(super) struct Worker {
     pub(super) lease: Duration,
 }
 
-/// The events of a change, and the answer once they are durable.
+/// The events of a change, and the answer once they are durable. Starts are asked for one by one: see [`start`].
 ///
 /// # Errors
 /// As the rule that refuses it: see [`attempt`] and [`operate`].
@@ -137,7 +152,6 @@ pub(super) fn evaluate(
     state: &RunState,
     change: &Change,
     worker: &Worker,
-    executor: impl FnOnce(&crate::spec::Uses) -> Option<String>,
     now: Timestamp,
     limits: &Limits,
 ) -> Result<(Vec<Event>, Answer)> {
@@ -148,17 +162,15 @@ pub(super) fn evaluate(
         Change::Operate { operation, reason } => {
             Ok((operate(state, operation, reason.clone(), limits)?, Answer::Row(Box::new(state.row()))))
         }
-        Change::Start { step, attempt, cleared, .. } => {
-            let start = (step, *attempt, *cleared);
-            start_or_not(state, start, worker, executor, now, limits)
-        }
         Change::Reuse { step, attempt, output, from } => {
             let at = at(step)?;
             if state.get(at).is_none_or(|step| step.attempt != *attempt) {
-                return Ok((Vec::new(), Answer::Stale));
+                return Ok((Vec::new(), Answer::Starts(vec![Start::Stale])));
             }
             match attempt::reuse(state, at, output.clone(), from.clone()) {
-                Err(error) if error.kind() == ErrorKind::Conflict => Ok((Vec::new(), Answer::Stale)),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    Ok((Vec::new(), Answer::Starts(vec![Start::Stale])))
+                }
                 events => Ok((events?, Answer::Done)),
             }
         }
@@ -168,55 +180,59 @@ pub(super) fn evaluate(
             Ok((vec![attempt::finish(state, finish, now, limits)?], Answer::Done))
         }
         Change::Progress { notes } => progress(state, notes, worker, now),
-        Change::Release { step, attempt } => {
+        Change::Release { step, attempt, .. } => {
             Ok((vec![attempt::release(state, at(step)?, *attempt, &worker.id, now, limits)?], Answer::Done))
         }
-        Change::Look { .. } | Change::GoOn => Ok((Vec::new(), Answer::Done)),
+        Change::Start { .. } | Change::Look { .. } | Change::GoOn => Ok((Vec::new(), Answer::Done)),
     }
 }
 
 /// The events that start an attempt, or what keeps it from starting.
-fn start_or_not(
+///
+/// # Errors
+/// `Corrupt` for a state that does not hold together.
+pub(super) fn start(
     state: &RunState,
-    (step, attempt, cleared): (&StepKey, u32, Cleared),
+    (step, attempt): (&StepKey, u32),
+    cleared: Cleared,
     worker: &Worker,
-    executor: impl FnOnce(&crate::spec::Uses) -> Option<String>,
+    executors: &Executors,
     now: Timestamp,
     limits: &Limits,
-) -> Result<(Vec<Event>, Answer)> {
+) -> Result<(Vec<Event>, Start)> {
     let nothing = |answer| Ok((Vec::new(), answer));
     let Some((at, known)) = state.find(step).and_then(|at| Some((at, state.get(at)?))) else {
-        return nothing(Answer::Stale);
+        return nothing(Start::Stale);
     };
     let spec = state.spec(at);
     let free = spec.concurrency.is_empty() || cleared.slots;
     let held = known.status == StepStatus::Running && known.worker.as_ref() == Some(&worker.id);
     if held && known.attempt == attempt {
         // An append whose answer was lost had landed, or the hint came twice.
-        return nothing(if free { Answer::Started } else { Answer::NeedsSlots(state.slots(at, limits)?) });
+        return nothing(if free { Start::Started } else { Start::NeedsSlots(state.slots(at, limits)?) });
     }
     if known.status == StepStatus::Queued && known.attempt == attempt && state.ending.is_none() {
         if state.paused {
-            return nothing(Answer::Paused);
+            return nothing(Start::Paused);
         }
         if let Some(instant) = known.not_before.filter(|instant| *instant > now) {
-            return nothing(Answer::NotBefore(instant));
+            return nothing(Start::NotBefore(instant));
         }
     }
-    let Some(executor) = executor(&spec.uses) else { return nothing(Answer::NoExecutor) };
+    let Some((_, executor)) = executors.lookup(&spec.uses) else { return nothing(Start::NoExecutor) };
     let (id, lease) = (worker.id.clone(), worker.lease);
-    let start = Start { at, attempt, worker: id, executor: executor.clone(), lease };
-    let events = match attempt::start(state, &start, now) {
-        Err(error) if error.kind() == ErrorKind::Conflict => return nothing(Answer::Stale),
+    let wish = attempt::Start { at, attempt, worker: id, executor: executor.to_owned(), lease };
+    let events = match attempt::start(state, &wish, now) {
+        Err(error) if error.kind() == ErrorKind::Conflict => return nothing(Start::Stale),
         events => events?,
     };
     if spec.cache && !cleared.result {
-        return nothing(Answer::NeedsResult(state.result_key(at, &executor)?));
+        return nothing(Start::NeedsResult(state.result_key(at, executor)?));
     }
     if !free {
-        return nothing(Answer::NeedsSlots(state.slots(at, limits)?));
+        return nothing(Start::NeedsSlots(state.slots(at, limits)?));
     }
-    Ok((events, Answer::Started))
+    Ok((events, Start::Started))
 }
 
 fn progress(
@@ -243,7 +259,10 @@ impl Change {
             (Self::Create(_) | Self::Look { .. } | Self::GoOn | Self::Progress { .. }, _) => false,
             (_, Err(error)) => error.kind() != ErrorKind::Corrupt,
             (Self::Operate { .. }, Ok(_)) => true,
-            (_, Ok(answer)) => matches!(answer, Answer::Stale | Answer::Paused | Answer::NotBefore(_)),
+            (_, Ok(Answer::Starts(starts))) => {
+                starts.iter().any(|start| matches!(start, Start::Stale | Start::Paused | Start::NotBefore(_)))
+            }
+            (_, Ok(_)) => false,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::change::{Answer, Change, Request};
 use super::core::Core;
 use super::prepare::{Prepared, prepare};
-use super::{effects, load};
+use super::{effects, execute, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RunKey;
 use crate::planner::RunState;
@@ -225,7 +225,7 @@ impl Committer {
             }
             self.keep(key, state);
         }
-        prepared.answer();
+        prepared.answer(&self.core);
         None
     }
 
@@ -316,7 +316,7 @@ impl Committer {
                     let actor = Arc::clone(&self.core.actor);
                     self.accept(Request { key, actor, change: Change::GoOn, reply: None, tries: 0 });
                 }
-                prepared.answer();
+                prepared.answer(&self.core);
             }
             Err(error) => {
                 let requests = prepared.into_requests();
@@ -335,11 +335,13 @@ impl Committer {
         let mut tries = 0;
         for mut request in requests {
             request.tries += 1;
-            if error.is_retryable() && request.tries < TRIES && request.may_repeat(error.kind()) {
+            let worth_it =
+                request.tries < TRIES || (request.ends_attempt() && !self.core.closed.is_cancelled());
+            if error.is_retryable() && worth_it && request.may_repeat(error.kind()) {
                 tries = tries.max(request.tries);
                 again.push(request);
-            } else if let Some(reply) = request.reply {
-                let _ = reply.send(Err(echo(error)));
+            } else {
+                request.answer(&self.core, Err(echo(error)));
             }
         }
         let Some(slot) = self.runs.get_mut(key) else { return };
@@ -354,7 +356,7 @@ impl Committer {
         let rest = match (error.kind(), tries) {
             (ErrorKind::Conflict, ..=1) => Duration::ZERO,
             (ErrorKind::Conflict, _) => Duration::from_millis(1) * (1 << tries.min(6)),
-            _ => Duration::from_millis(20) * (1 << tries.min(6)),
+            _ => Duration::from_millis(20) * (1 << tries.min(8)),
         };
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
@@ -370,6 +372,20 @@ enum Take {
 }
 
 impl Request {
+    /// Tells whoever waits for it; of the end of an attempt, the worker.
+    fn answer(self, core: &Core, answer: Result<Answer>) {
+        match self.reply {
+            // A caller that has gone away does not change what happened.
+            Some(reply) => drop(reply.send(answer)),
+            None => execute::recorded(core, &self.key, &self.change, answer.err()),
+        }
+    }
+
+    /// Whether it records how an attempt of this worker ended: tried for as long as that is the worker's to record.
+    fn ends_attempt(&self) -> bool {
+        self.reply.is_none() && matches!(self.change, Change::Finish { .. } | Change::Release { .. })
+    }
+
     /// Whether it may be asked again although it may have been granted already.
     fn may_repeat(&self, kind: ErrorKind) -> bool {
         use crate::planner::Operation;
@@ -448,13 +464,8 @@ impl Prepared {
     }
 
     /// Tells the callers.
-    fn answer(self) {
-        for (request, answer) in self.answers {
-            if let Some(reply) = request.reply {
-                // A caller that has gone away does not change what happened.
-                let _: std::result::Result<(), Result<Answer>> = reply.send(answer);
-            }
-        }
+    fn answer(self, core: &Core) {
+        self.answers.into_iter().for_each(|(request, answer)| request.answer(core, answer));
     }
 
     /// The requests, to be asked again.

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::active::ActiveAttempts;
 use super::change::{Answer, Change, Request, Worker};
+use super::execute::Line;
 use super::settings::Settings;
 use super::sweep::Alarm;
 use super::watch::Watchers;
@@ -51,6 +52,9 @@ pub(super) struct Core {
     pub(super) places: Arc<Semaphore>,
     pub(super) backlog: Backlog,
     pub(super) active: ActiveAttempts,
+    pub(super) line: Line,
+    /// Threads of the runtime.
+    pub(super) threads: usize,
     /// Runs the committer keeps in memory.
     pub(super) loaded: AtomicUsize,
     pub(super) plans: Plans,
@@ -184,10 +188,14 @@ impl Plans {
     /// The most plans kept; runs under way keep theirs beyond that.
     const MAX: usize = 256;
 
+    /// The plan with this hash, if it is kept.
+    pub(super) fn find(&self, hash: &Digest) -> Option<SharedPlan> {
+        self.lock().plans.get(hash).map(Arc::clone)
+    }
+
     fn get(&self, document: &Payload, limits: &Limits) -> Result<SharedPlan> {
-        let hash = document.digest();
-        if let Some(plan) = self.lock().plans.get(&hash) {
-            return Ok(Arc::clone(plan));
+        if let Some(plan) = self.find(&document.digest()) {
+            return Ok(plan);
         }
         let plan = Arc::new(Plan::read(document, limits)?);
         self.put(&plan);

@@ -186,13 +186,13 @@ pub(super) async fn list(
     Ok((page.docs.iter().map(read_head).collect::<Result<_>>()?, page.more))
 }
 
-/// One version with its plan; the newest enabled one for version 0.
+/// One version and its plan; the newest enabled one for version 0. A plan that is kept here is not read again.
 pub(super) async fn version(
     core: &Core,
     tenant: &TenantId,
     dag: &DagId,
     version: u32,
-) -> Result<VersionPlan> {
+) -> Result<(u32, SharedPlan)> {
     let published = get(core, tenant, dag).await?;
     let wanted = |known: &&DagVersion| if version == 0 { !known.disabled } else { known.version == version };
     let found = published.versions.iter().rev().find(wanted);
@@ -205,7 +205,11 @@ pub(super) async fn version(
             .with("dag", dag)
             .with("version", version));
     }
-    read_plan(core, tenant, found.clone()).await
+    let plan = match core.plans.find(&found.plan_hash) {
+        Some(plan) => plan,
+        None => core.plan_of(&read_plan(core, tenant, found.clone()).await?.plan)?,
+    };
+    Ok((found.version, plan))
 }
 
 /// One version with its plan, disabled or not.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::active::Stop;
 use super::change::Permit;
 use super::core::Core;
-use super::{sub_dag, work};
+use super::{execute, sub_dag};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::id::{DagId, RunId, RunKey, StepKey};
@@ -146,8 +146,8 @@ impl SubRun {
 /// Does what follows.
 pub(super) fn run(core: &Arc<Core>, state: Option<&RunState>, effects: &mut Effects) {
     let Some(state) = state else { return };
-    for launch in effects.launches.drain(..) {
-        work::launch(core, launch);
+    if !effects.launches.is_empty() {
+        execute::launch(core, &state.key, effects.launches.drain(..));
     }
     if effects.stop {
         core.active.stop(&state.key, Stop::Cancelled, |_| true);

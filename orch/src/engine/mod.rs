@@ -3,7 +3,7 @@
 //! Data travels one way. A request about a run (submit, start, finish, cancel, …) goes to the committer
 //! (`commit.rs`), which asks the pure rules (`change.rs`, [`planner`](crate::planner)) what it means, encodes the
 //! events (`prepare.rs`) and appends them; what follows from a durable append (`effects.rs`) goes out again: attempts
-//! to be executed (`work.rs`), runs of sub-DAGs (`sub_dag.rs`), hints to the queue, word to whoever waits
+//! to be executed (`execute.rs`), runs of sub-DAGs (`sub_dag.rs`), hints to the queue, word to whoever waits
 //! (`watch.rs`). The sweep (`sweep.rs`) comes by wherever that chain was cut.
 
 mod active;
@@ -14,6 +14,7 @@ mod commit;
 mod core;
 mod dags;
 mod effects;
+mod execute;
 mod handle;
 mod load;
 mod prepare;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::change::{Answer, Change, Permit, Request, evaluate};
+use super::change::{Answer, Change, Cleared, Permit, Request, Start, Wanted, evaluate, start};
 use super::core::Core;
 use super::effects::{Effects, Launch, SubRun};
 use crate::error::{Error, ErrorKind, Result};
@@ -162,18 +162,20 @@ impl Draft<'_> {
 
     fn change(&mut self, request: &Request) -> Result<Answer> {
         let core = self.core;
-        if matches!(request.change, Change::Operate { .. }) {
+        match &request.change {
             // What has come to pass meanwhile goes first: a verdict on an expired gate is refused, not recorded.
-            self.decide()?;
+            Change::Operate { .. } => self.decide()?,
+            Change::Start { wanted, cleared } => {
+                let starts = wanted.iter().map(|wanted| self.start(&request.actor, wanted, *cleared));
+                return Ok(Answer::Starts(starts.collect::<Result<_>>()?));
+            }
+            _ => {}
         }
         let state = self.state.as_deref().ok_or_else(defect)?;
-        let version =
-            |uses: &crate::spec::Uses| core.executors.lookup(uses).map(|(_, version)| version.to_owned());
-        let (events, answer) =
-            evaluate(state, &request.change, &core.worker, version, self.now, core.limits())?;
+        let (events, answer) = evaluate(state, &request.change, &core.worker, self.now, core.limits())?;
         self.note_before(&request.change, &events);
         self.apply(&request.actor, &events)?;
-        self.note_after(request, &answer)?;
+        self.note_after(request);
         let state = self.state.as_deref().ok_or_else(defect)?;
         Ok(answer.refreshed(state))
     }
@@ -200,22 +202,32 @@ impl Draft<'_> {
         }
     }
 
-    fn note_after(&mut self, request: &Request, answer: &Answer) -> Result<()> {
-        match (&request.change, answer) {
-            (Change::Start { step, permit, .. }, Answer::Started) => {
-                self.launch(step.clone(), Arc::clone(permit))?
+    fn note_after(&mut self, request: &Request) {
+        match &request.change {
+            Change::Finish { permit: Some(permit), .. } | Change::Release { permit: Some(permit), .. } => {
+                self.places.push(Arc::clone(permit));
             }
-            (Change::Finish { permit: Some(permit), .. }, _) => self.places.push(Arc::clone(permit)),
-            (Change::Look { due }, _) => {
+            Change::Look { due } => {
                 self.looked_at = true;
                 self.due |= *due;
             }
-            (Change::Operate { operation: crate::planner::Operation::Resume, .. }, _) => {
-                self.looked_at = true
-            }
+            Change::Operate { operation: crate::planner::Operation::Resume, .. } => self.looked_at = true,
             _ => {}
         }
-        Ok(())
+    }
+
+    /// Starts an attempt, to be launched once that is durable, or says what keeps it from starting.
+    fn start(&mut self, actor: &str, wanted: &Wanted, cleared: Cleared) -> Result<Start> {
+        let core = self.core;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        let attempt = (&wanted.step, wanted.attempt);
+        let (events, answer) =
+            start(state, attempt, cleared, &core.worker, &core.executors, self.now, core.limits())?;
+        self.apply(actor, &events)?;
+        if matches!(answer, Start::Started) {
+            self.launch(wanted.step.clone(), Arc::clone(&wanted.permit))?;
+        }
+        Ok(answer)
     }
 
     fn launch(&mut self, step: StepKey, permit: Permit) -> Result<()> {
@@ -304,24 +316,12 @@ impl Draft<'_> {
                 rest.push((at, not_before));
                 continue;
             };
-            let step = state.key_of(at);
             let attempt = state.get(at).map_or(0, |step| step.attempt);
-            let start = Change::Start {
-                step: step.clone(),
-                attempt,
-                cleared: super::change::Cleared::default(),
-                permit: Arc::clone(&permit),
-            };
-            let version =
-                |uses: &crate::spec::Uses| self.core.executors.lookup(uses).map(|(_, v)| v.to_owned());
-            match evaluate(state, &start, &self.core.worker, version, self.now, self.core.limits())? {
-                (events, Answer::Started) => {
-                    let actor = Arc::clone(&self.core.actor);
-                    self.apply(&actor, &events)?;
-                    self.launch(step, permit)?;
-                }
+            let wanted = Wanted { step: state.key_of(at), attempt, permit };
+            match self.start(&self.core.actor, &wanted, Cleared::default())? {
+                Start::Started => {}
                 _ => {
-                    self.places.push(permit);
+                    self.places.push(wanted.permit);
                     rest.push((at, not_before));
                 }
             }

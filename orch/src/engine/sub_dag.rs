@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::change::{Answer, AttemptEnd, Change, Create};
 use super::core::Core;
 use super::effects::SubRun;
-use super::{dags, load, submit, work};
+use super::{dags, execute, load, submit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Failure, Outcome};
 use crate::id::{RunId, RunKey, StepKey, TenantId};
@@ -72,8 +72,7 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
             Error::limit_exceeded("sub-dags are nested too deeply").with("limit", core.limits().dag_depth)
         );
     }
-    let published = dags::version(core, &child.tenant, id, *version).await?;
-    let plan = core.plan_of(&published.plan)?;
+    let (_, plan) = dags::version(core, &child.tenant, id, *version).await?;
     let input = match &sub_run.input {
         Ok(input) if input.is_null() => serde_json::json!({}),
         Ok(input) => input.to_value(),
@@ -136,7 +135,7 @@ pub(super) fn report(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u
 }
 
 async fn report_now(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u32, outcome: Outcome) {
-    let outcome = work::shrink(core, &parent.tenant, &step, outcome).await;
+    let outcome = execute::shrink(core, &parent.tenant, &step, outcome).await;
     let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None };
     let change = Change::Finish { end: Box::new(end), permit: None };
     if let Err(error) = core.request(parent.clone(), Arc::clone(&core.actor), change).await

@@ -93,8 +93,8 @@ async fn published(
     dag: &DagId,
     version: u32,
 ) -> Result<(SharedPlan, Option<u32>)> {
-    let found = dags::version(core, &who.tenant, dag, version).await?;
-    Ok((core.plan_of(&found.plan)?, Some(found.version.version)))
+    let (version, plan) = dags::version(core, &who.tenant, dag, version).await?;
+    Ok((plan, Some(version)))
 }
 
 /// A new run of the same plan with the same inputs.

@@ -1,25 +1,20 @@
-//! Executing attempts: claim hints, start what they name, run it, record how it ended.
+//! A worker's loops: claim hints, have started what they name, prolong the leases of what runs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio_util::sync::CancellationToken;
 
 use super::active::{Renewal, Stop};
-use super::change::{Answer, AttemptEnd, Change, Cleared, Permit};
+use super::change::{Answer, Change, Cleared, Permit, Start, Wanted};
 use super::core::Core;
-use super::effects::Launch;
 use super::results;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
 use crate::id::{RunKey, StepKey, TenantId};
-use crate::ledger::ArtifactRef;
 use crate::lock::{Acquire, Holder, Slot};
-use crate::payload::Payload;
-use crate::queue::{Claim, Delivery, Settle};
+use crate::queue::{Claim, Delivery, DeliveryToken, Item, Settle};
 use crate::time::Timestamp;
 
 /// Hints claimed at once.
@@ -106,12 +101,22 @@ async fn wait_for_hints(core: &Arc<Core>, next_at: Option<Timestamp>) {
     }
 }
 
+/// Starts what the hints name: what needs nothing but a place all at once, run by run; the rest one by one.
 async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Permit>) {
-    let starts = deliveries.into_iter().zip(places).map(|(delivery, permit)| start(core, delivery, permit));
-    let (settles, paused): (Vec<Settle>, Vec<Option<RunKey>>) =
-        join_all(starts).await.into_iter().map(|start| (start.settle, start.paused)).unzip();
+    let mut runs: Vec<(RunKey, Vec<Claimed>)> = Vec::new();
+    let mut of_run: BTreeMap<RunKey, usize> = BTreeMap::new();
+    for (delivery, permit) in deliveries.into_iter().zip(places) {
+        let key = delivery.item.key();
+        let at = *of_run.entry(key.clone()).or_insert_with(|| {
+            runs.push((key, Vec::new()));
+            runs.len() - 1
+        });
+        runs[at].1.push(Claimed { delivery, permit });
+    }
+    let started = join_all(runs.into_iter().map(|(run, claimed)| start_run(core, run, claimed))).await;
+    let (settles, paused): (Vec<Vec<Settle>>, Vec<Option<RunKey>>) = started.into_iter().unzip();
     // A settle that does not arrive means a second delivery, which finds the attempt started.
-    match core.queue.settle(&settles, core.now()).await {
+    match core.queue.settle(&settles.concat(), core.now()).await {
         Ok(outcomes) => {
             for error in outcomes.into_iter().filter_map(Result::err) {
                 tracing::debug!(%error, "a delivery was settled too late");
@@ -120,81 +125,123 @@ async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Perm
         Err(error) => tracing::warn!(%error, "deliveries cannot be settled; they will come again"),
     }
     // A run that was resumed meanwhile made its hints while these deliveries still stood in their way.
-    let paused: BTreeSet<RunKey> = paused.into_iter().flatten().collect();
-    for run in paused {
+    for run in paused.into_iter().flatten() {
         if core.look(run, false).await.is_err() {
             return;
         }
     }
 }
 
-/// How a delivery ends.
+/// A hint that was claimed, and a place for what it names.
 struct Claimed {
-    settle: Settle,
-    /// The run that was found held.
-    paused: Option<RunKey>,
+    delivery: Delivery,
+    permit: Permit,
 }
 
-impl From<Settle> for Claimed {
-    fn from(settle: Settle) -> Self {
-        Self { settle, paused: None }
+/// Starts the attempts of one run. Answers how their deliveries end, and the run if it was found held.
+async fn start_run(core: &Arc<Core>, run: RunKey, claimed: Vec<Claimed>) -> (Vec<Settle>, Option<RunKey>) {
+    let wanted = |claimed: &Claimed| Wanted {
+        step: claimed.delivery.item.step.clone(),
+        attempt: claimed.delivery.item.attempt,
+        permit: Arc::clone(&claimed.permit),
+    };
+    let answers = ask(core, &run, claimed.iter().map(wanted).collect(), Cleared::default()).await;
+    let (mut settles, mut paused) = (Vec::with_capacity(claimed.len()), false);
+    let mut rest = Vec::new();
+    match answers {
+        Ok(answers) => {
+            for (claimed, answer) in claimed.into_iter().zip(answers) {
+                paused |= matches!(answer, Start::Paused);
+                match answer {
+                    Start::NeedsSlots(_) | Start::NeedsResult(_) => {
+                        rest.push(start_with(core, &run, claimed, answer))
+                    }
+                    answer => settles.push(settle(core, &run, &claimed.delivery, &answer)),
+                }
+            }
+        }
+        Err(error) => {
+            settles.extend(claimed.into_iter().map(|claimed| refused(core, claimed.delivery.token, &error)))
+        }
+    }
+    for (settle, held) in join_all(rest).await {
+        settles.push(settle);
+        paused |= held;
+    }
+    (settles, paused.then_some(run))
+}
+
+async fn ask(core: &Arc<Core>, run: &RunKey, wanted: Vec<Wanted>, cleared: Cleared) -> Result<Vec<Start>> {
+    match core.request(run.clone(), Arc::clone(&core.actor), Change::Start { wanted, cleared }).await? {
+        Answer::Starts(starts) => Ok(starts),
+        _ => Err(Error::internal("starts are answered one by one")),
     }
 }
 
-/// Starts the attempt a hint names, seeing first to what it needs. Answers how the delivery ends.
-async fn start(core: &Arc<Core>, delivery: Delivery, permit: Permit) -> Claimed {
-    let Delivery { item, token, .. } = delivery;
-    let key = item.key();
+/// Starts an attempt that needs slots, or for which an earlier result may stand in. Answers how its delivery ends and
+/// whether its run was found held.
+async fn start_with(core: &Arc<Core>, run: &RunKey, claimed: Claimed, mut needs: Start) -> (Settle, bool) {
+    let Claimed { delivery, permit } = claimed;
+    let (item, token) = (&delivery.item, delivery.token.clone());
     let mut cleared = Cleared::default();
     let end = loop {
-        let change = Change::Start {
-            step: item.step.clone(),
-            attempt: item.attempt,
-            cleared,
-            permit: Arc::clone(&permit),
-        };
-        match core.request(key.clone(), Arc::clone(&core.actor), change).await {
-            Ok(Answer::NeedsResult(result)) => match reuse(core, &item, result).await {
-                Ok(true) => break Settle::done(token).into(),
+        match needs {
+            Start::NeedsResult(result) => match reuse(core, item, result).await {
+                Ok(true) => break (Settle::done(token), false),
                 Ok(false) => cleared.result = true,
-                Err(error) => break again_later(core, token, &error),
+                Err(error) => break (again_later(core, token, &error), false),
             },
-            Ok(Answer::NeedsSlots(slots)) => match acquire(core, &item, slots).await {
+            Start::NeedsSlots(slots) => match acquire(core, item, slots).await {
                 Ok(true) => cleared.slots = true,
-                Ok(false) => break Settle::release(token, core.now().plus(SLOT_RETRY)).into(),
-                Err(error) => break again_later(core, token, &error),
+                Ok(false) => break (Settle::release(token, core.now().plus(SLOT_RETRY)), false),
+                Err(error) => break (again_later(core, token, &error), false),
             },
-            Ok(Answer::NoExecutor) => {
-                tracing::warn!(run = %key, step = %item.step, "no executor here for a step");
-                break Settle::release(token, core.now().plus(FOREIGN_RETRY)).into();
-            }
-            Ok(Answer::NotBefore(instant)) => break Settle::release(token, instant).into(),
-            Ok(Answer::Paused) => break Claimed { settle: Settle::done(token), paused: Some(key.clone()) },
-            Ok(_) => break Settle::done(token).into(),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::LeaseLost) => {
-                break Settle::done(token).into();
-            }
-            Err(error) => break again_later(core, token, &error),
+            answer => break (settle(core, run, &delivery, &answer), matches!(answer, Start::Paused)),
+        }
+        let wanted = Wanted { step: item.step.clone(), attempt: item.attempt, permit: Arc::clone(&permit) };
+        match ask(core, run, vec![wanted], cleared).await {
+            Ok(answers) => needs = answers.into_iter().next().unwrap_or(Start::Stale),
+            Err(error) => break (refused(core, token, &error), false),
         }
     };
-    if cleared.slots && !core.active.contains(&key, &(item.step.clone(), item.attempt)) {
-        release_slots(core, &item.tenant, holder(core, &key, &item.step, item.attempt));
+    if cleared.slots && !core.active.contains(run, &(item.step.clone(), item.attempt)) {
+        release_slots(core, &item.tenant, holder(core, run, &item.step, item.attempt));
     }
     end
 }
 
-fn again_later(core: &Core, token: crate::queue::DeliveryToken, error: &Error) -> Claimed {
-    tracing::warn!(%error, "an attempt cannot be started now");
-    Settle::release(token, core.now().plus(Duration::from_secs(1))).into()
+/// How a delivery ends whose attempt was started, or cannot be.
+fn settle(core: &Core, run: &RunKey, delivery: &Delivery, answer: &Start) -> Settle {
+    let token = delivery.token.clone();
+    match answer {
+        Start::NoExecutor => {
+            tracing::warn!(%run, step = %delivery.item.step, "no executor here for a step");
+            Settle::release(token, core.now().plus(FOREIGN_RETRY))
+        }
+        Start::NotBefore(instant) => Settle::release(token, *instant),
+        _ => Settle::done(token),
+    }
 }
 
-async fn reuse(core: &Arc<Core>, item: &crate::queue::Item, result: Digest) -> Result<bool> {
+fn refused(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::LeaseLost => Settle::done(token),
+        _ => again_later(core, token, error),
+    }
+}
+
+fn again_later(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
+    tracing::warn!(%error, "an attempt cannot be started now");
+    Settle::release(token, core.now().plus(Duration::from_secs(1)))
+}
+
+async fn reuse(core: &Arc<Core>, item: &Item, result: Digest) -> Result<bool> {
     let Some((output, from)) = results::find(core, &item.tenant, result).await? else { return Ok(false) };
     let change = Change::Reuse { step: item.step.clone(), attempt: item.attempt, output, from };
     core.request(item.key(), Arc::clone(&core.actor), change).await.map(|_| true)
 }
 
-async fn acquire(core: &Arc<Core>, item: &crate::queue::Item, slots: Vec<Slot>) -> Result<bool> {
+async fn acquire(core: &Arc<Core>, item: &Item, slots: Vec<Slot>) -> Result<bool> {
     let name = holder(core, &item.key(), &item.step, item.attempt);
     let holder = Holder { tenant: item.tenant.clone(), name };
     let acquire = Acquire { holder, slots, lease: core.worker.lease, now: core.now() };
@@ -202,196 +249,17 @@ async fn acquire(core: &Arc<Core>, item: &crate::queue::Item, slots: Vec<Slot>) 
 }
 
 /// Who holds the slots of an attempt: this worker, so that another one with the same hint cannot give them back.
-fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
+pub(super) fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
     format!("attempt/{}/{}/{step}/{attempt}", core.worker.id, run.run)
 }
 
-fn release_slots(core: &Arc<Core>, tenant: &TenantId, name: String) {
+pub(super) fn release_slots(core: &Arc<Core>, tenant: &TenantId, name: String) {
     let (owner, holder) = (Arc::clone(core), Holder { tenant: tenant.clone(), name });
     core.tasks.spawn(async move {
         if let Err(error) = owner.lock.release(&[holder]).await {
             tracing::warn!(%error, "slots cannot be given back; their leases will end");
         }
     });
-}
-
-/// Executes a started attempt in a task of its own, unless it executes here already. It counts as under way before
-/// this returns: what is asked of it from here on reaches it.
-pub(super) fn launch(core: &Arc<Core>, launch: Launch) {
-    let (token, id) = (CancellationToken::new(), (launch.step.clone(), launch.attempt));
-    if core.active.begin(&launch.run, &id, token.clone(), launch.lease_until) {
-        let owner = Arc::clone(core);
-        core.tasks.spawn(async move { attempt(&owner, launch, token).await });
-    }
-}
-
-async fn attempt(core: &Arc<Core>, mut launch: Launch, token: CancellationToken) {
-    let id = (launch.step.clone(), launch.attempt);
-    let (outcome, logs) = match context(core, &launch, token) {
-        Ok(context) => {
-            core.active.listen(&launch.run, &id, context.progress.clone());
-            execute(core, &mut launch, context).await
-        }
-        Err(failure) => (failure.into(), None),
-    };
-    let stop = core.active.done(&launch.run, &id);
-    if !launch.spec().concurrency.is_empty() {
-        let name = holder(core, &launch.run, &launch.step, launch.attempt);
-        release_slots(core, &launch.run.tenant, name);
-    }
-    record(core, &launch, outcome, logs, stop).await;
-    core.active.end(&launch.run, &id);
-}
-
-/// Runs the attempt and keeps what it leaves behind.
-async fn execute(
-    core: &Arc<Core>,
-    launch: &mut Launch,
-    context: StepContext,
-) -> (Outcome, Option<ArtifactRef>) {
-    let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
-    let log = context.log.clone();
-    let outcome = match (core.executors.lookup(&launch.spec().uses), input) {
-        (Some((executor, _)), Ok(input)) => supervise(core, launch, executor, context, input).await,
-        (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
-        (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
-    };
-    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome).await;
-    (outcome, keep_log(core, launch, &log).await)
-}
-
-/// Builds what the attempt is told, or says why it cannot be.
-fn context(core: &Arc<Core>, launch: &Launch, token: CancellationToken) -> Result<StepContext, Failure> {
-    let mut secrets = std::collections::BTreeMap::new();
-    for name in &launch.spec().secrets {
-        let secret = (core.secrets)(&launch.run.tenant, name)
-            .ok_or_else(|| Failure::fatal("secret_missing", format!("secret `{name}` is not known here")))?;
-        secrets.insert(name.clone(), secret);
-    }
-    let redactor = Redactor::new(&secrets);
-    let key =
-        Digest::of_parts(&[b"orch/step/v1", launch.run.run.as_bytes(), launch.step.to_string().as_bytes()]);
-    let wall = launch
-        .spec()
-        .limits
-        .as_ref()
-        .and_then(|limits| limits.wall)
-        .map(|span| core.now().plus(span.duration()));
-    Ok(StepContext {
-        run: launch.run.clone(),
-        dag: launch.dag().clone(),
-        step: launch.step.clone(),
-        attempt: launch.attempt,
-        uses: launch.spec().uses.clone(),
-        idempotency_key: key.to_string(),
-        traceparent: launch.traceparent.clone(),
-        deadline: [launch.deadline, wall].into_iter().flatten().min(),
-        cancellation: token,
-        limits: launch.spec().limits.clone(),
-        network: launch.spec().network.clone(),
-        secrets: Arc::new(secrets),
-        artifacts: core.artifacts.of(&launch.run.tenant),
-        log: LogSink::new(Arc::clone(&core.clock), redactor.clone(), LogSink::BYTES_MAX),
-        progress: ProgressSink::new(redactor),
-    })
-}
-
-/// Runs the executor, watching over its time and over orders to stop.
-async fn supervise(
-    core: &Arc<Core>,
-    launch: &Launch,
-    executor: &Arc<dyn Executor>,
-    context: StepContext,
-    input: Payload,
-) -> Outcome {
-    let (deadline, token) = (context.deadline, context.cancellation.clone());
-    let mut work = executor.execute(context, input);
-    let out_of_time = async {
-        match deadline {
-            Some(deadline) => tokio::time::sleep(deadline.since(core.now())).await,
-            None => std::future::pending().await,
-        }
-    };
-    let told_to_stop = tokio::select! {
-        biased;
-        outcome = &mut work => return outcome,
-        () = token.cancelled() => Outcome::Cancelled,
-        () = out_of_time => Outcome::TimedOut,
-    };
-    token.cancel();
-    match tokio::time::timeout(core.settings.grace, work).await {
-        // What it managed to do before it stopped counts.
-        Ok(Outcome::Succeeded(output)) => Outcome::Succeeded(output),
-        Ok(_) => told_to_stop,
-        Err(_) => {
-            tracing::warn!(run = %launch.run, step = %launch.step, "an attempt did not stop when told; it is abandoned");
-            told_to_stop
-        }
-    }
-}
-
-/// An output too large for the ledger becomes an artifact, and a reference to it the output.
-pub(super) async fn shrink(core: &Arc<Core>, tenant: &TenantId, step: &StepKey, outcome: Outcome) -> Outcome {
-    let output = match outcome {
-        Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
-        other => return other,
-    };
-    let bytes = output.as_str().as_bytes().to_vec();
-    let name = format!("{step}.json");
-    let kept = core.artifacts.of(tenant).put("application/json", Some(name), bytes).await;
-    match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
-        Ok(reference) => Outcome::Succeeded(reference),
-        Err(error) => Failure::retryable("artifact", error.to_string()).into(),
-    }
-}
-
-async fn keep_log(core: &Arc<Core>, launch: &Launch, log: &LogSink) -> Option<ArtifactRef> {
-    let lines = log.finish()?;
-    let name = format!("{}.{}.log", launch.step, launch.attempt);
-    let kept = core.artifacts.of(&launch.run.tenant).put("application/x-ndjson", Some(name), lines).await;
-    kept.inspect_err(|error| tracing::warn!(run = %launch.run, %error, "a log cannot be kept")).ok()
-}
-
-/// Records how the attempt ended, for as long as it is this worker's to record.
-async fn record(
-    core: &Arc<Core>,
-    launch: &Launch,
-    outcome: Outcome,
-    logs: Option<ArtifactRef>,
-    stop: Option<Stop>,
-) {
-    if stop == Some(Stop::Lost) {
-        tracing::warn!(run = %launch.run, step = %launch.step, "an attempt was lost; its result is dropped");
-        return;
-    }
-    let gave_back = stop == Some(Stop::Shutdown) && !matches!(outcome, Outcome::Succeeded(_));
-    let mut rest = Duration::from_millis(50);
-    loop {
-        let change = if gave_back {
-            Change::Release { step: launch.step.clone(), attempt: launch.attempt }
-        } else {
-            let worker = Some(core.worker.id.clone());
-            let (step, attempt, outcome, logs) =
-                (launch.step.clone(), launch.attempt, outcome.clone(), logs.clone());
-            let end = AttemptEnd { step, attempt, worker, outcome, logs };
-            Change::Finish { end: Box::new(end), permit: Some(Arc::clone(&launch.permit)) }
-        };
-        match core.request(launch.run.clone(), Arc::clone(&core.actor), change).await {
-            Ok(_) => return,
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(run = %launch.run, step = %launch.step, %error, "an outcome cannot be recorded yet");
-                core.sleep_until(core.now().plus(rest)).await;
-                rest = (rest * 2).min(Duration::from_secs(5));
-            }
-            Err(error) => {
-                tracing::warn!(run = %launch.run, step = %launch.step, %error, "an outcome was not recorded");
-                return;
-            }
-        }
-        if core.closed.is_cancelled() {
-            return;
-        }
-    }
 }
 
 /// Prolongs the leases of what runs here, a third of a lease at a time, and stops what is not this worker's any more.
@@ -449,7 +317,7 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) {
 /// was lost. Prolonging the leases of the others of their run would keep them for ever.
 async fn give_back_strays(core: &Arc<Core>, run: &RunKey, held: &[(StepKey, u32)]) {
     for (step, attempt) in held.iter().filter(|attempt| !core.active.contains(run, attempt)) {
-        let change = Change::Release { step: step.clone(), attempt: *attempt };
+        let change = Change::Release { step: step.clone(), attempt: *attempt, permit: None };
         if let Err(error) = core.request(run.clone(), Arc::clone(&core.actor), change).await {
             tracing::debug!(%run, %step, %error, "an attempt that has ended is not given back");
         }

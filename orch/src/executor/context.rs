@@ -27,8 +27,6 @@ pub struct StepContext {
     pub attempt: u32,
     /// What the step asked for, such as `fn/echo`.
     pub uses: Uses,
-    /// The same for all attempts of this step in this run.
-    pub idempotency_key: String,
     /// W3C trace context, the same for all attempts.
     pub traceparent: Option<String>,
     /// When the attempt will be stopped.
@@ -66,7 +64,6 @@ impl StepContext {
             step: step.into(),
             attempt: 1,
             uses,
-            idempotency_key: word.to_owned(),
             traceparent: None,
             deadline: None,
             cancellation: CancellationToken::new(),
@@ -88,6 +85,13 @@ impl StepContext {
             secrets: Arc::new(secrets),
             ..self
         }
+    }
+
+    /// The same for all attempts of this step in this run and for no other: 64 hex digits, a SHA-256 over both.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        let step = self.step.to_string();
+        Digest::of_parts(&[b"orch/step/v1", self.run.run.as_bytes(), step.as_bytes()]).to_string()
     }
 
     /// Whose step it is.

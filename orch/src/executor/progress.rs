@@ -1,6 +1,6 @@
 //! How far a step is.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -10,7 +10,8 @@ use super::secret::Redactor;
 #[derive(Clone, Debug)]
 pub struct ProgressSink {
     redactor: Redactor,
-    latest: watch::Sender<Option<Arc<str>>>,
+    /// Most steps say nothing: made when one does, or when somebody follows.
+    latest: Arc<OnceLock<watch::Sender<Option<Arc<str>>>>>,
 }
 
 impl ProgressSink {
@@ -20,26 +21,30 @@ impl ProgressSink {
     /// A sink that has been told nothing yet.
     #[must_use]
     pub fn new(redactor: Redactor) -> Self {
-        Self { redactor, latest: watch::Sender::new(None) }
+        Self { redactor, latest: Arc::default() }
+    }
+
+    fn sender(&self) -> &watch::Sender<Option<Arc<str>>> {
+        self.latest.get_or_init(|| watch::Sender::new(None))
     }
 
     /// Says how far the step is, such as `12 of 40 files`.
     pub fn note(&self, text: &str) {
         let clean = self.redactor.text(text);
         let end = clean.floor_char_boundary(Self::NOTE_BYTES_MAX);
-        self.latest.send_replace(Some(clean[..end].into()));
+        self.sender().send_replace(Some(clean[..end].into()));
     }
 
     /// The latest note.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<str>> {
-        self.latest.borrow().clone()
+        self.latest.get()?.borrow().clone()
     }
 
     /// Tells of each change of the latest note; notes in quick succession become one.
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.latest.subscribe()
+        self.sender().subscribe()
     }
 }
 

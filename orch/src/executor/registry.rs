@@ -1,6 +1,6 @@
 //! Which executor runs which step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -30,6 +30,8 @@ use crate::spec::Uses;
 #[derive(Clone, Debug, Default)]
 pub struct Executors {
     registered: Arc<BTreeMap<String, Registered>>,
+    /// Those registered for one way to write `uses`.
+    exact: Arc<HashMap<Uses, Registered>>,
     problems: Vec<String>,
 }
 
@@ -87,13 +89,18 @@ impl Executors {
     /// A pattern that no step can match, or that is taken, is a problem that [`Executors::check`] reports.
     #[must_use]
     pub fn executor(mut self, pattern: &str, version: &str, executor: Arc<dyn Executor>) -> Self {
-        if let Err(problem) = check_pattern(pattern) {
-            self.problems.push(problem.to_string());
-        } else if self.registered.contains_key(pattern) {
-            self.problems.push(format!("`{pattern}` is registered twice"));
-        } else {
-            let registered = Registered { executor: Arc::new(Guard(executor)), version: version.into() };
-            Arc::make_mut(&mut self.registered).insert(pattern.to_owned(), registered);
+        match check_pattern(pattern) {
+            Err(problem) => self.problems.push(problem.to_string()),
+            Ok(_) if self.registered.contains_key(pattern) => {
+                self.problems.push(format!("`{pattern}` is registered twice"));
+            }
+            Ok(uses) => {
+                let registered = Registered { executor: Arc::new(Guard(executor)), version: version.into() };
+                if let Some(uses) = uses {
+                    Arc::make_mut(&mut self.exact).insert(uses, registered.clone());
+                }
+                Arc::make_mut(&mut self.registered).insert(pattern.to_owned(), registered);
+            }
         }
         self
     }
@@ -112,10 +119,16 @@ impl Executors {
     /// Who runs such a step, and in which version.
     #[must_use]
     pub fn lookup(&self, uses: &Uses) -> Option<(&Arc<dyn Executor>, &str)> {
-        let exact = uses.to_string();
-        let general =
-            || exact.split_once('/').and_then(|(kind, _)| self.registered.get(&format!("{kind}/*")));
-        let registered = self.registered.get(&exact).or_else(general)?;
+        let general = || {
+            let pattern = match uses {
+                Uses::Function(_) => "fn/*",
+                Uses::Worker(_) => "worker/*",
+                Uses::Wasm(_) => "wasm/*",
+                _ => return None,
+            };
+            self.registered.get(pattern)
+        };
+        let registered = self.exact.get(uses).or_else(general)?;
         Some((&registered.executor, &registered.version))
     }
 
@@ -125,15 +138,12 @@ impl Executors {
     }
 }
 
-/// A pattern is a task's `uses`, its target possibly `*`.
-fn check_pattern(pattern: &str) -> Result<()> {
-    let example = match pattern.strip_suffix("/*") {
-        Some(kind) => format!("{kind}/any"),
-        None => pattern.to_owned(),
-    };
-    let uses: Uses = example.parse()?;
+/// A pattern is a task's `uses`, its target possibly `*`. Answers the `uses` of a pattern without.
+fn check_pattern(pattern: &str) -> Result<Option<Uses>> {
+    let kind = pattern.strip_suffix("/*");
+    let uses: Uses = kind.map_or_else(|| pattern.to_owned(), |kind| format!("{kind}/any")).parse()?;
     if uses.is_task() {
-        return Ok(());
+        return Ok(kind.is_none().then_some(uses));
     }
     Err(Error::invalid("the engine itself carries steps of this kind").with("uses", pattern))
 }

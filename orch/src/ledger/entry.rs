@@ -134,7 +134,7 @@ impl Chain {
         out.extend_from_slice(&self.head.hash.to_hex());
         out.extend_from_slice(b"\",\"seq\":");
         let seq = self.head.seq + 1;
-        out.extend_from_slice(seq.to_string().as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(seq).as_bytes());
         // Streams, tenants and types are made of characters that JSON does not escape.
         for (name, value) in
             [("stream", &*self.stream), ("tenant", self.tenant.as_str()), ("type", event.type_name())]

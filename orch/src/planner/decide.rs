@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::attempt;
+use super::plan::Input;
 use super::scope::{StepScope, verdict_output};
 use super::state::{RunState, StepRef};
 use crate::digest::Digest;
@@ -280,9 +281,10 @@ impl Wave<'_> {
     }
 
     /// The input of the next attempt. One that is tried again gets what it got before.
-    fn input(&mut self, at: StepRef) -> Option<Payload> {
+    fn input(&mut self, at: StepRef) -> Option<Input> {
         let input = if self.state.index.retries.contains(&at) {
-            self.state.attempt_input(at, self.limits)
+            let hash = self.state.at(at).input_hash.unwrap_or_default();
+            self.state.attempt_input(at, self.limits).map(|payload| Input { payload, hash })
         } else {
             StepScope::new(self.state, at).input(self.limits)
         };
@@ -296,11 +298,10 @@ impl Wave<'_> {
     }
 
     fn schedule(&mut self, at: StepRef, not_before: Option<Timestamp>) {
-        let Some(input) = self.input(at) else { return };
+        let Some(Input { payload: input, hash: input_hash }) = self.input(at) else { return };
         if let Err(error) = self.state.slots(at, self.limits) {
             return self.fail_early(at, "expression", error.to_string());
         }
-        let input_hash = input.digest();
         let templated = self.state.plan.compiled(at.step).is_some_and(|compiled| compiled.with.is_some());
         let recorded = templated && input.len() <= self.limits.payload_bytes;
         let attempt = self.state.at(at).attempt + 1;
@@ -345,7 +346,7 @@ impl Wave<'_> {
     }
 
     fn request(&mut self, at: StepRef, gate: GateKind) {
-        let Some(input) = self.input(at) else { return };
+        let Some(Input { payload: input, .. }) = self.input(at) else { return };
         self.push_run_started();
         let expires_at = self.state.spec(at).timeout.map(|span| self.now.plus(span.duration()));
         self.push(GateRequested { expires_at, gate, input, step: self.state.key_of(at) });
@@ -353,7 +354,7 @@ impl Wave<'_> {
 
     fn wait(&mut self, at: StepRef) {
         let Some(input) = self.input(at) else { return };
-        let input = input.to_value();
+        let input = input.payload.to_value();
         let spec = self.state.spec(at);
         let text = |name: &str| input.get(name).and_then(Value::as_str).map(str::to_owned);
         let (until, signal) = if spec.uses == Uses::Sleep {

@@ -1,10 +1,13 @@
 //! From a checked spec to the order in which its steps are looked at.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, OnceLock};
 
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use serde::{Deserialize, Serialize};
+use std::hash::BuildHasher;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -24,8 +27,23 @@ pub struct Plan {
     document: Payload,
     hash: Digest,
     graph: Graph,
-    by_id: Vec<u32>,
+    places: Places,
     compiled: Vec<Option<Box<Compiled>>>,
+    /// The inputs that no expression makes, each made when it is first asked for.
+    inputs: Vec<OnceLock<Box<Input>>>,
+}
+
+/// An input and its hash.
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    pub(super) payload: Payload,
+    pub(super) hash: Digest,
+}
+
+impl From<Payload> for Input {
+    fn from(payload: Payload) -> Self {
+        Self { hash: payload.digest(), payload }
+    }
 }
 
 /// What the expressions of one step compile to; steps without any have none.
@@ -123,22 +141,27 @@ impl Plan {
                 .with("limit", allowed));
         }
         fold_edges_into_needs(&mut dag)?;
-        let sorted = positions_by_id(&dag.steps)?;
-        let needs = needs(&dag.steps)?;
-        let order = kahn(&dag.steps, &sorted, &needs)?;
+        let needs = needs(&dag.steps, &Places::of(&dag.steps)?)?;
+        let order = kahn(&dag.steps, &needs)?;
         let mut place = vec![0; order.len()];
         for (new, old) in order.iter().enumerate() {
             place[*old as usize] = index(new);
         }
-        let place = |old: &u32| place[*old as usize];
         let edges = order
             .iter()
             .flat_map(|to| needs.row(*to).iter().map(move |from| (to, from)))
-            .map(|(to, from)| (place(to), place(from)));
-        let edges: Vec<(u32, u32)> = edges.collect();
-        let by_id = sorted.iter().map(place).collect();
-        reorder(&mut dag.steps, &order);
-        Self::of_ordered(dag, by_id, &edges, limits)
+            .map(|(to, from)| (place[*to as usize], place[*from as usize]));
+        let graph = Graph {
+            needs: Adjacency::new(order.len(), edges.clone()),
+            dependents: Adjacency::new(order.len(), edges.map(|(to, from)| (from, to))),
+        };
+        drop((needs, order));
+        reorder(&mut dag.steps, place);
+        let compiled = dag.steps.iter().map(|step| compile(step, limits)).collect::<Result<_>>()?;
+        let inputs = dag.steps.iter().map(|_| OnceLock::new()).collect();
+        let document = Payload::of_trusted(&dag)?;
+        let places = Places::of(&dag.steps)?;
+        Ok(Self { hash: document.digest(), document, graph, places, compiled, inputs, dag })
     }
 
     /// Reads a plan back from the first entry of a run.
@@ -157,17 +180,6 @@ impl Plan {
             return Err(Error::corrupt("plan is not in its canonical form and order"));
         }
         Ok(plan)
-    }
-
-    /// `edges` lead from a step to what it needs.
-    fn of_ordered(dag: Dag, by_id: Vec<u32>, edges: &[(u32, u32)], limits: &Limits) -> Result<Self> {
-        let graph = Graph {
-            needs: Adjacency::new(dag.steps.len(), edges.iter().copied()),
-            dependents: Adjacency::new(dag.steps.len(), edges.iter().map(|(to, from)| (*from, *to))),
-        };
-        let compiled = dag.steps.iter().map(|step| compile(step, limits)).collect::<Result<_>>()?;
-        let document = Payload::of_trusted(&dag)?;
-        Ok(Self { hash: document.digest(), document, graph, by_id, compiled, dag })
     }
 
     /// The DAG, its steps in execution order.
@@ -209,7 +221,25 @@ impl Plan {
     /// Where a step stands.
     #[must_use]
     pub fn position(&self, id: &str) -> Option<u32> {
-        position(&self.dag.steps, &self.by_id, id)
+        self.places.find(&self.dag.steps, id)
+    }
+
+    /// The input of the step at a position, for a step whose input no expression makes.
+    ///
+    /// # Errors
+    /// As [`Payload::new`].
+    pub(super) fn constant_input(&self, position: u32) -> Result<&Input> {
+        static NULL: OnceLock<Input> = OnceLock::new();
+        let with = &self.step(position).with;
+        let slot = &self.inputs[position as usize];
+        match (with.is_null(), slot.get()) {
+            (true, _) => Ok(NULL.get_or_init(|| Payload::null().into())),
+            (false, Some(made)) => Ok(made),
+            (false, None) => {
+                let made = Payload::new(with)?;
+                Ok(slot.get_or_init(|| Box::new(made.into())))
+            }
+        }
     }
 
     /// The positions a step needs.
@@ -289,9 +319,9 @@ fn unknown_need(step: &Step, need: &StepId) -> Error {
 
 fn fold_edges_into_needs(dag: &mut Dag) -> Result<()> {
     if !dag.edges.is_empty() {
-        let by_id = positions_by_id(&dag.steps)?;
+        let places = Places::of(&dag.steps)?;
         for edge in std::mem::take(&mut dag.edges) {
-            let to = position(&dag.steps, &by_id, edge.to.as_str()).ok_or_else(|| {
+            let to = places.find(&dag.steps, edge.to.as_str()).ok_or_else(|| {
                 Error::invalid("edge leads to a step that does not exist").with("to", &edge.to)
             })?;
             dag.steps[to as usize].needs.push(edge.from);
@@ -304,41 +334,58 @@ fn fold_edges_into_needs(dag: &mut Dag) -> Result<()> {
     Ok(())
 }
 
-/// Positions sorted by step id: the index of ids, and the rank of each step among ties.
-fn positions_by_id(steps: &[Step]) -> Result<Vec<u32>> {
-    let mut sorted: Vec<u32> = (0..index(steps.len())).collect();
-    sorted.sort_by(|a, b| steps[*a as usize].id.cmp(&steps[*b as usize].id));
-    match sorted.windows(2).find(|pair| steps[pair[0] as usize].id == steps[pair[1] as usize].id) {
-        Some(pair) => {
-            Err(Error::invalid("two steps have the same id").with("step", &steps[pair[0] as usize].id))
+/// Where each step stands, by its id. Looked up only, never listed: the order within means nothing.
+#[derive(Debug)]
+struct Places {
+    hasher: DefaultHashBuilder,
+    table: HashTable<u32>,
+}
+
+impl Places {
+    fn of(steps: &[Step]) -> Result<Self> {
+        let hasher = DefaultHashBuilder::default();
+        let hash = |place: &u32| hasher.hash_one(steps[*place as usize].id.as_str());
+        let mut table = HashTable::with_capacity(steps.len());
+        for place in 0..index(steps.len()) {
+            let same = |known: &u32| steps[*known as usize].id == steps[place as usize].id;
+            match table.entry(hash(&place), same, hash) {
+                Entry::Vacant(entry) => drop(entry.insert(place)),
+                Entry::Occupied(_) => {
+                    return Err(
+                        Error::invalid("two steps have the same id").with("step", &steps[place as usize].id)
+                    );
+                }
+            }
         }
-        None => Ok(sorted),
+        Ok(Self { hasher, table })
+    }
+
+    fn find(&self, steps: &[Step], id: &str) -> Option<u32> {
+        let same = |place: &u32| steps[*place as usize].id.as_str() == id;
+        self.table.find(self.hasher.hash_one(id), same).copied()
     }
 }
 
-fn position(steps: &[Step], by_id: &[u32], id: &str) -> Option<u32> {
-    by_id.binary_search_by(|probe| steps[*probe as usize].id.as_str().cmp(id)).ok().map(|found| by_id[found])
-}
-
 /// What each step needs, by position.
-fn needs(steps: &[Step]) -> Result<Adjacency> {
-    let position: HashMap<&str, u32> =
-        steps.iter().enumerate().map(|(position, step)| (step.id.as_str(), index(position))).collect();
+fn needs(steps: &[Step], places: &Places) -> Result<Adjacency> {
     let mut edges = Vec::with_capacity(steps.iter().map(|step| step.needs.len()).sum());
     for (to, step) in steps.iter().enumerate() {
         for need in &step.needs {
-            edges.push((index(to), *position.get(need.as_str()).ok_or_else(|| unknown_need(step, need))?));
+            let from = places.find(steps, need.as_str()).ok_or_else(|| unknown_need(step, need))?;
+            edges.push((index(to), from));
         }
     }
     Ok(Adjacency::new(steps.len(), edges.iter().copied()))
 }
 
-fn kahn(steps: &[Step], by_id: &[u32], needs: &Adjacency) -> Result<Vec<u32>> {
+fn kahn(steps: &[Step], needs: &Adjacency) -> Result<Vec<u32>> {
+    let positions = 0..index(steps.len());
+    let mut by_id: Vec<u32> = positions.clone().collect();
+    by_id.sort_unstable_by(|a, b| steps[*a as usize].id.cmp(&steps[*b as usize].id));
     let mut rank = vec![0u32; steps.len()];
     for (place, position) in by_id.iter().enumerate() {
         rank[*position as usize] = index(place);
     }
-    let positions = 0..index(steps.len());
     let mut open: Vec<u32> = positions.clone().map(|position| index(needs.row(position).len())).collect();
     let edges = positions.flat_map(|to| needs.row(to).iter().map(move |from| (*from, to)));
     let dependents = Adjacency::new(steps.len(), edges);
@@ -363,9 +410,15 @@ fn kahn(steps: &[Step], by_id: &[u32], needs: &Adjacency) -> Result<Vec<u32>> {
     Err(Error::invalid("steps need each other in a circle").with("step", stuck))
 }
 
-fn reorder(steps: &mut Vec<Step>, order: &[u32]) {
-    let mut slots: Vec<Option<Step>> = std::mem::take(steps).into_iter().map(Some).collect();
-    steps.extend(order.iter().filter_map(|position| slots[*position as usize].take()));
+/// Moves each step to its place, cycle by cycle: no second list of steps.
+fn reorder(steps: &mut [Step], mut place: Vec<u32>) {
+    for at in 0..steps.len() {
+        while place[at] as usize != at {
+            let to = place[at] as usize;
+            steps.swap(at, to);
+            place.swap(at, to);
+        }
+    }
 }
 
 fn compile(step: &Step, limits: &Limits) -> Result<Option<Box<Compiled>>> {

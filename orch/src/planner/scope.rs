@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::plan::{Compiled, Plan};
+use super::plan::{Compiled, Input, Plan};
 use super::state::{RunState, StepRef};
 use crate::error::{Error, Result};
 use crate::expr::{Bounds, ErrorView, EvalError, LazyValue, Scope, StepView, Template};
@@ -53,10 +53,10 @@ impl<'a> StepScope<'a> {
     }
 
     /// The input of the step: what `with` says, expressions filled in.
-    pub(super) fn input(&self, limits: &Limits) -> Result<Payload> {
+    pub(super) fn input(&self, limits: &Limits) -> Result<Input> {
         match self.compiled().and_then(|compiled| compiled.with.as_ref()) {
-            None => Payload::new(&self.state.spec(self.at).with),
-            Some(template) => Payload::new(&self.render(template, limits)?),
+            None => self.state.plan.constant_input(self.at.step).cloned(),
+            Some(template) => Payload::new(&self.render(template, limits)?).map(Input::from),
         }
     }
 
@@ -137,8 +137,8 @@ impl RunState {
             return Ok(input.clone());
         }
         let input = StepScope::new(self, at).input(limits)?;
-        if Some(input.digest()) == step.input_hash {
-            return Ok(input);
+        if Some(input.hash) == step.input_hash {
+            return Ok(input.payload);
         }
         Err(Error::corrupt("input made again differs from the recorded one").with("step", self.key_of(at)))
     }

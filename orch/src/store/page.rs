@@ -36,7 +36,7 @@ impl Append {
         if !self.lines.is_empty() && !self.lines.ends_with('\n') {
             return invalid("the last line of an append has no newline");
         }
-        let lines = self.lines.bytes().filter(|byte| *byte == b'\n').count() as u64;
+        let lines = memchr::memchr_iter(b'\n', self.lines.as_bytes()).count() as u64;
         if self.expected.seq.checked_add(lines) != Some(self.head.seq)
             || (lines == 0 && self.expected != self.head)
         {
@@ -88,8 +88,8 @@ pub fn stale_head(append: &Append, actual: Head) -> Error {
 pub fn lines_after(chunk: &str, first: u64, after: u64) -> &str {
     let skipped = usize::try_from((after + 1).saturating_sub(first)).unwrap_or(usize::MAX);
     let Some(last) = skipped.checked_sub(1) else { return chunk };
-    match chunk.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').nth(last) {
-        Some((end, _)) => &chunk[end + 1..],
+    match memchr::memchr_iter(b'\n', chunk.as_bytes()).nth(last) {
+        Some(end) => &chunk[end + 1..],
         None => "",
     }
 }

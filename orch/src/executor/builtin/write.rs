@@ -69,7 +69,7 @@ pub(super) async fn write(
     let Some((output, path)) = file else { return Ok(Written { artifact, path: None }) };
     let folder = format!("{}-out", context.dag);
     let written = Path::new(&folder).join(&path).display().to_string();
-    let attempt = format!("{}/{}", context.idempotency_key, context.attempt);
+    let attempt = format!("{}/{}", context.idempotency_key(), context.attempt);
     apart(move || Room::create(&output)?.below(&folder)?.write(&path, &bytes, &attempt)).await?;
     Ok(Written { artifact, path: Some(written) })
 }

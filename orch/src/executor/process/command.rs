@@ -111,7 +111,7 @@ impl Command {
 fn identity(context: &StepContext) -> BTreeMap<&'static str, String> {
     let mut own = BTreeMap::from([
         ("ORCH_ATTEMPT", context.attempt.to_string()),
-        ("ORCH_IDEMPOTENCY_KEY", context.idempotency_key.clone()),
+        ("ORCH_IDEMPOTENCY_KEY", context.idempotency_key()),
         ("ORCH_RUN_ID", context.run.run.to_string()),
         ("ORCH_STEP", context.step.to_string()),
     ]);

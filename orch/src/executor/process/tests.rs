@@ -135,7 +135,8 @@ async fn the_environment_is_what_was_declared_and_nothing_else() {
     let own: Vec<_> = lines.extract_if(.., |line| line.starts_with("ORCH_")).collect();
     assert_eq!(lines, ["MODE=test", "PATH=/usr/bin:/bin", "TOKEN=[redacted]"]);
     let run = format!("ORCH_RUN_ID={}", bench.context.run.run);
-    let known = ["ORCH_ATTEMPT=1", "ORCH_IDEMPOTENCY_KEY=standalone", run.as_str(), "ORCH_STEP=standalone"];
+    let key = format!("ORCH_IDEMPOTENCY_KEY={}", bench.context.idempotency_key());
+    let known = ["ORCH_ATTEMPT=1", key.as_str(), run.as_str(), "ORCH_STEP=standalone"];
     assert_eq!(own, known);
     let check = "test \"$TOKEN\" = hunter2\"\"2";
     assert_eq!(output(bench.sh(check).await), json!({"stdout": ""}));

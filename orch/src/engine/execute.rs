@@ -1,0 +1,263 @@
+//! Executing started attempts: launch, run, record how each ended.
+//!
+//! Attempts that are launched stand in line, oldest first, and a few runners, as many as the runtime has threads, begin
+//! with them: what ends at once is done with in the runner, and only what has to wait becomes a task of its own.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use super::active::{Orders, Stop};
+use super::change::{AttemptEnd, Change, Request};
+use super::core::Core;
+use super::effects::Launch;
+use super::work::{holder, release_slots};
+use crate::error::Result;
+use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
+use crate::id::{RunKey, StepKey, TenantId};
+use crate::ledger::ArtifactRef;
+use crate::payload::Payload;
+
+/// Launched attempts that nobody has begun with, and who is about to.
+#[derive(Debug, Default)]
+pub(super) struct Line(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    attempts: VecDeque<Attempt>,
+    runners: usize,
+}
+
+/// A launched attempt.
+#[derive(Debug)]
+struct Attempt {
+    launch: Launch,
+    orders: Arc<Orders>,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of those who begin with attempts; gives its place up when it goes, also by a panic.
+struct Runner<'a>(&'a Arc<Core>);
+
+impl Runner<'_> {
+    /// The next in line. With nobody in line the runner is to go: what comes then finds its place free.
+    fn next(&self) -> Option<Attempt> {
+        self.0.line.lock().attempts.pop_front()
+    }
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        self.0.line.lock().runners -= 1;
+        // Somebody may have come between the last look and this.
+        begin_runners(self.0);
+    }
+}
+
+/// Executes started attempts of a run, except those that execute here already. They count as under way before this
+/// returns: what is asked of them from here on reaches them.
+pub(super) fn launch(core: &Arc<Core>, run: &RunKey, launches: impl IntoIterator<Item = Launch>) {
+    let begun = core.active.begin(run, launches.into_iter());
+    let attempts = begun.into_iter().map(|(launch, orders)| Attempt { launch, orders });
+    core.line.lock().attempts.extend(attempts);
+    begin_runners(core);
+}
+
+fn begin_runners(core: &Arc<Core>) {
+    let mut line = core.line.lock();
+    let wanted = line.attempts.len().min(core.threads);
+    let more = wanted.saturating_sub(line.runners);
+    line.runners += more;
+    drop(line);
+    for _ in 0..more {
+        let owner = Arc::clone(core);
+        core.tasks.spawn(async move { run(&owner).await });
+    }
+}
+
+async fn run(core: &Arc<Core>) {
+    let runner = Runner(core);
+    while let Some(next) = runner.next() {
+        let owner = Arc::clone(core);
+        let mut attempt = Box::pin(async move { attempt(&owner, next).await });
+        // Not held to tokio's budget: running out of it would look like having to wait.
+        let ended = poll_fn(|cx| {
+            let mut begun = tokio::task::coop::unconstrained(attempt.as_mut());
+            Poll::Ready(Pin::new(&mut begun).poll(cx).is_ready())
+        });
+        if !ended.await {
+            core.tasks.spawn(attempt);
+        }
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+async fn attempt(core: &Arc<Core>, Attempt { mut launch, orders }: Attempt) {
+    let (outcome, logs) = match context(core, &launch, &orders) {
+        Ok(context) => execute(core, &mut launch, context).await,
+        Err(failure) => (failure.into(), None),
+    };
+    let stop = orders.done();
+    if !launch.spec().concurrency.is_empty() {
+        let name = holder(core, &launch.run, &launch.step, launch.attempt);
+        release_slots(core, &launch.run.tenant, name);
+    }
+    record(core, launch, outcome, logs, stop).await;
+}
+
+/// Runs the attempt and keeps what it leaves behind.
+async fn execute(
+    core: &Arc<Core>,
+    launch: &mut Launch,
+    context: StepContext,
+) -> (Outcome, Option<ArtifactRef>) {
+    let input = std::mem::replace(&mut launch.input, Ok(Payload::null()));
+    let log = context.log.clone();
+    let outcome = match (core.executors.lookup(&launch.spec().uses), input) {
+        (Some((executor, _)), Ok(input)) => supervise(core, launch, executor, context, input).await,
+        (None, _) => Failure::retryable("no_executor", "no executor for this kind of step").into(),
+        (_, Err(error)) => Failure::fatal("input", error.to_string()).into(),
+    };
+    let outcome = shrink(core, &launch.run.tenant, &launch.step, outcome).await;
+    (outcome, keep_log(core, launch, &log).await)
+}
+
+/// Builds what the attempt is told, or says why it cannot be.
+fn context(core: &Arc<Core>, launch: &Launch, orders: &Orders) -> Result<StepContext, Failure> {
+    let mut secrets = std::collections::BTreeMap::new();
+    for name in &launch.spec().secrets {
+        let secret = (core.secrets)(&launch.run.tenant, name)
+            .ok_or_else(|| Failure::fatal("secret_missing", format!("secret `{name}` is not known here")))?;
+        secrets.insert(name.clone(), secret);
+    }
+    let redactor = Redactor::new(&secrets);
+    let wall = launch
+        .spec()
+        .limits
+        .as_ref()
+        .and_then(|limits| limits.wall)
+        .map(|span| core.now().plus(span.duration()));
+    Ok(StepContext {
+        run: launch.run.clone(),
+        dag: launch.dag().clone(),
+        step: launch.step.clone(),
+        attempt: launch.attempt,
+        uses: launch.spec().uses.clone(),
+        traceparent: launch.traceparent.clone(),
+        deadline: [launch.deadline, wall].into_iter().flatten().min(),
+        cancellation: orders.token.clone(),
+        limits: launch.spec().limits.clone(),
+        network: launch.spec().network.clone(),
+        secrets: Arc::new(secrets),
+        artifacts: core.artifacts.of(&launch.run.tenant),
+        log: LogSink::new(Arc::clone(&core.clock), redactor.clone(), LogSink::BYTES_MAX),
+        progress: ProgressSink::new(redactor),
+    })
+}
+
+/// Runs the executor, watching over its time and over orders to stop.
+async fn supervise(
+    core: &Arc<Core>,
+    launch: &Launch,
+    executor: &Arc<dyn Executor>,
+    context: StepContext,
+    input: Payload,
+) -> Outcome {
+    let (deadline, token) = (context.deadline, context.cancellation.clone());
+    let progress = context.progress.clone();
+    let mut work = executor.execute(context, input);
+    let out_of_time = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep(deadline.since(core.now())).await,
+            None => std::future::pending().await,
+        }
+    };
+    if let Poll::Ready(outcome) = futures::poll!(&mut work) {
+        return outcome;
+    }
+    core.active.listen(&launch.run, &(launch.step.clone(), launch.attempt), progress);
+    let told_to_stop = tokio::select! {
+        biased;
+        outcome = &mut work => return outcome,
+        () = token.cancelled() => Outcome::Cancelled,
+        () = out_of_time => Outcome::TimedOut,
+    };
+    token.cancel();
+    match tokio::time::timeout(core.settings.grace, work).await {
+        // What it managed to do before it stopped counts.
+        Ok(Outcome::Succeeded(output)) => Outcome::Succeeded(output),
+        Ok(_) => told_to_stop,
+        Err(_) => {
+            tracing::warn!(run = %launch.run, step = %launch.step, "an attempt did not stop when told; it is abandoned");
+            told_to_stop
+        }
+    }
+}
+
+/// An output too large for the ledger becomes an artifact, and a reference to it the output.
+pub(super) async fn shrink(core: &Arc<Core>, tenant: &TenantId, step: &StepKey, outcome: Outcome) -> Outcome {
+    let output = match outcome {
+        Outcome::Succeeded(output) if output.len() > core.limits().payload_bytes => output,
+        other => return other,
+    };
+    let bytes = output.as_str().as_bytes().to_vec();
+    let name = format!("{step}.json");
+    let kept = core.artifacts.of(tenant).put("application/json", Some(name), bytes).await;
+    match kept.and_then(|artifact| Payload::of(&serde_json::json!({ "artifact": artifact }))) {
+        Ok(reference) => Outcome::Succeeded(reference),
+        Err(error) => Failure::retryable("artifact", error.to_string()).into(),
+    }
+}
+
+async fn keep_log(core: &Arc<Core>, launch: &Launch, log: &LogSink) -> Option<ArtifactRef> {
+    let lines = log.finish()?;
+    let name = format!("{}.{}.log", launch.step, launch.attempt);
+    let kept = core.artifacts.of(&launch.run.tenant).put("application/x-ndjson", Some(name), lines).await;
+    kept.inspect_err(|error| tracing::warn!(run = %launch.run, %error, "a log cannot be kept")).ok()
+}
+
+/// Has the end of the attempt recorded, for as long as that is this worker's to do. Nobody waits for it: the committer
+/// tries until it is durable or refused, and then says so to [`recorded`].
+async fn record(
+    core: &Arc<Core>,
+    launch: Launch,
+    outcome: Outcome,
+    logs: Option<ArtifactRef>,
+    stop: Option<Stop>,
+) {
+    let Launch { step, attempt, run: key, permit, .. } = launch;
+    if stop == Some(Stop::Lost) {
+        tracing::warn!(run = %key, %step, "an attempt was lost; its result is dropped");
+        return core.active.end(&key, &(step, attempt));
+    }
+    let gave_back = stop == Some(Stop::Shutdown) && !matches!(outcome, Outcome::Succeeded(_));
+    let change = if gave_back {
+        Change::Release { step, attempt, permit: Some(permit) }
+    } else {
+        let end = AttemptEnd { step, attempt, worker: Some(core.worker.id.clone()), outcome, logs };
+        Change::Finish { end: Box::new(end), permit: Some(permit) }
+    };
+    let request = Request { key, actor: Arc::clone(&core.actor), change, reply: None, tries: 0 };
+    // A committer that is gone has been shut down: whoever looks next takes the attempt for lost.
+    let _ = core.send(request).await;
+}
+
+/// What was asked of a run without waiting for an answer has been done, or refused with `error`.
+pub(super) fn recorded(core: &Core, key: &RunKey, change: &Change, error: Option<crate::error::Error>) {
+    let (step, attempt) = match change {
+        Change::Finish { end, .. } => (&end.step, end.attempt),
+        Change::Release { step, attempt, .. } => (step, *attempt),
+        _ => return,
+    };
+    if let Some(error) = error {
+        tracing::warn!(run = %key, %step, %error, "the end of an attempt was not recorded");
+    }
+    core.active.end(key, &(step.clone(), attempt));
+}
