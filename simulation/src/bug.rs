@@ -149,8 +149,12 @@ impl Backend {
     }
 
     async fn land_stale(&self, append: &Append) -> Result<()> {
-        let request =
-            EntriesRequest { tenant: append.tenant.clone(), stream: append.stream, after: 0, limit: usize::MAX };
+        let request = EntriesRequest {
+            tenant: append.tenant.clone(),
+            stream: append.stream,
+            after: 0,
+            limit: usize::MAX,
+        };
         let now = self.store.entries(&[request]).await?.remove(0).head;
         let seq = now.seq + (append.head.seq - append.expected.seq);
         let head = Head { hash: append.head.hash, seq };
@@ -231,16 +235,19 @@ impl Store for Backend {
 #[async_trait]
 impl Lock for Backend {
     async fn acquire(&self, acquire: &Acquire) -> Result<Option<Vec<Grant>>> {
-        let mut acquire = acquire.clone();
+        let (mut acquire, lease) = (acquire.clone(), acquire.lease);
         match self.bug {
             Some(Bug::OneSlotTooMany) => acquire.slots.iter_mut().for_each(|slot| slot.capacity += 1),
             Some(Bug::KeepDeadSlots) => acquire.lease = Duration::from_secs(1 << 30),
             _ => {}
         }
         let mut answer = self.lock.acquire(&acquire).await?;
-        if self.bug == Some(Bug::ReuseAFence) {
-            self.dice.note("bug");
-            answer.iter_mut().flatten().for_each(|grant| grant.fence = 1);
+        for grant in answer.iter_mut().flatten() {
+            match self.bug {
+                Some(Bug::ReuseAFence) => grant.fence = 1,
+                Some(Bug::KeepDeadSlots) => grant.lease_until = acquire.now.plus(lease),
+                _ => {}
+            }
         }
         Ok(answer)
     }

@@ -44,7 +44,9 @@ pub const FAULTS: &[&str] = &[
     "process.crashed_after",
     "process.crashed_before",
     "process.held",
+    "process.left_dead",
     "process.restarted",
+    "process.shut_down",
     "process.zombie",
     "queue.delay",
     "queue.dropped",
@@ -80,6 +82,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What is known of a seed whose world broke down.
+    #[must_use]
+    pub fn panicked(seed: u64) -> Self {
+        let (problems, odd) = (Vec::new(), vec!["the world panicked".to_owned()]);
+        let (fired, trace, ledger) = Default::default();
+        Self { seed, problems, odd, fired, trace, ledger, entries: 0 }
+    }
+
     /// Whether everything held.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -93,6 +103,7 @@ impl Outcome {
 /// When no runtime can be built, or the in-memory store cannot be read.
 #[must_use]
 pub fn simulate(seed: u64, bug: Option<Bug>) -> Outcome {
+    let before = panics::seen();
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
     runtime.block_on(async {
@@ -101,16 +112,43 @@ pub fn simulate(seed: u64, bug: Option<Bug>) -> Outcome {
         play.run().await;
         let report = play.check().await.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         let world = play.world();
+        let mut odd = play.odd();
+        if panics::seen() > before {
+            odd.push("a task panicked".to_owned());
+        }
         Outcome {
             seed,
             problems: report.problems,
-            odd: play.odd(),
+            odd,
             fired: dice.all_fired(),
             trace: world.trace.text(),
             ledger: ledger(&world.backend.store).await,
             entries: report.entries,
         }
     })
+}
+
+/// Panics of tasks: the runtime keeps them to itself, and a world has one thread.
+mod panics {
+    use std::cell::Cell;
+    use std::sync::Once;
+
+    thread_local! {
+        static SEEN: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// How many there were on this thread since this was first asked on any.
+    pub(crate) fn seen() -> u64 {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let told = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                SEEN.with(|seen| seen.set(seen.get() + 1));
+                told(info);
+            }));
+        });
+        SEEN.with(Cell::get)
+    }
 }
 
 /// SHA-256 of everything in the ledger.

@@ -1,11 +1,13 @@
 //! Plays many seeds at once and tells which of them break an invariant.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::panic;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use orch::Digest;
 use orch_simulation::{Bug, FAULTS, Fired, Outcome, simulate};
 
 const HELP: &str = "\
@@ -79,7 +81,8 @@ fn main() -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let outcome = simulate(seed, args.bug);
+                    let outcome = panic::catch_unwind(|| simulate(seed, args.bug))
+                        .unwrap_or_else(|_| Outcome::panicked(seed));
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     add(&mut sum, &outcome, &args);
                 }
@@ -90,8 +93,7 @@ fn main() -> ExitCode {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-    let missed: Vec<&str> =
-        FAULTS.iter().copied().filter(|fault| !sum.fired.contains_key(fault)).collect();
+    let missed: Vec<&str> = FAULTS.iter().copied().filter(|fault| !sum.fired.contains_key(fault)).collect();
     let all = args.one || missed.is_empty();
     for (what, count) in &sum.fired {
         println!("{count:>10}  {what}");
@@ -111,13 +113,18 @@ fn add(sum: &mut Sum, outcome: &Outcome, args: &Args) {
         *sum.fired.entry(what).or_default() += count;
     }
     if args.trace {
-        println!("{}", outcome.trace);
+        print!("{}", outcome.trace);
+    }
+    if args.one {
+        println!("trace {}, ledger {}", Digest::of(outcome.trace.as_bytes()), outcome.ledger);
     }
     if !outcome.is_good() {
         sum.bad += 1;
         let found = outcome.problems.first().map_or_else(
             || outcome.odd.first().cloned().unwrap_or_default(),
-            |problem| format!("{} {} {}: {}", problem.invariant, problem.stream, problem.code, problem.message),
+            |problem| {
+                format!("{} {} {}: {}", problem.invariant, problem.stream, problem.code, problem.message)
+            },
         );
         let bug = args.bug.map_or_else(String::new, |bug| format!(" --bug {}", bug.name()));
         println!("cargo run --release -p orch-simulation -- --seed {}{bug}   # {found}", outcome.seed);

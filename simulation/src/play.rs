@@ -93,7 +93,7 @@ impl Play {
         let (count, shared) = (1 + dice.pick(3), dice.chance(60));
         let world = World::new(dice.clone(), bug, shared, rates(dice));
         let crew = Crew::default();
-        *crew.lock() = (0..count).map(|number| world.start(number, 0)).collect();
+        *crew.lock() = (0..count).map(|_| world.start()).collect();
         let (known, waiting, odd) = Default::default();
         Self { world, dice: dice.clone(), crew, known, waiting, odd }
     }
@@ -121,7 +121,8 @@ impl Play {
         self.begin_clients(span);
         self.begin_accidents(span);
         self.begin_operations(span);
-        if let Some(bug @ (Bug::SucceedTwice | Bug::SkipTheFence | Bug::StartBeforeNeeds)) = self.world.backend.bug
+        if let Some(bug @ (Bug::SucceedTwice | Bug::SkipTheFence | Bug::StartBeforeNeeds)) =
+            self.world.backend.bug
         {
             tokio::spawn(rogue::act(self.world.clone(), bug, self.crew.get(0).clock));
         }
@@ -197,6 +198,9 @@ impl Play {
                 let (at, rest) = (self.dice.roll(span), 200 + self.dice.roll(3_000));
                 tokio::spawn(self.clone().hold(number, at, rest));
             }
+            if self.dice.chance(15) {
+                tokio::spawn(self.clone().shut_down(number, self.dice.roll(span)));
+            }
             if self.dice.chance(35) {
                 let by = i64::try_from(self.dice.roll(JUMP)).unwrap_or_default() * 1_000;
                 let by = if self.dice.chance(50) { by } else { -by };
@@ -221,15 +225,39 @@ impl Play {
         sleep(Duration::from_millis(rest)).await;
         if dying.switch.is_dead() {
             self.dice.note(if after { "process.crashed_after" } else { "process.crashed_before" });
-            self.restart(number, 1);
+            self.restart(number, &dying);
         }
     }
 
-    fn restart(&self, number: usize, generation: u32) {
-        self.dice.note("process.restarted");
-        self.world.trace.note(format_args!("restart p{number}"));
-        let process = self.world.start(number, generation);
-        self.crew.lock()[number] = process;
+    /// Starts another process in the place of a dead one, unless that has happened.
+    fn restart(&self, number: usize, dead: &Process) {
+        if self.crew.get(number).name == dead.name {
+            self.dice.note("process.restarted");
+            let process = self.world.start();
+            self.world.trace.note(format_args!("{} takes the place of {}", process.name, dead.name));
+            self.crew.lock()[number] = process;
+        }
+    }
+
+    /// The dead are restarted, or their work is left to those that live.
+    fn replace(&self, number: usize) {
+        let living = self.crew.lock().iter().find(|other| !other.switch.is_dead()).cloned();
+        match living {
+            Some(other) if self.dice.falls("process.left_dead", 40) => self.crew.lock()[number] = other,
+            _ => self.restart(number, &self.crew.get(number)),
+        }
+    }
+
+    async fn shut_down(self, number: usize, at: u64) {
+        sleep(Duration::from_millis(at)).await;
+        let process = self.crew.get(number);
+        let orchestrator = process.orchestrator.clone();
+        // It hangs if the process dies meanwhile; then there is nothing to wait for.
+        if timeout(PATIENCE * 2, orchestrator.shutdown()).await.is_ok() {
+            self.dice.note("process.shut_down");
+        }
+        process.switch.kill();
+        self.restart(number, &process);
     }
 
     async fn hold(self, number: usize, at: u64, rest: u64) {
@@ -338,7 +366,7 @@ impl Play {
             let process = self.crew.get(number);
             process.heal(&self.world);
             if process.switch.is_dead() {
-                self.restart(number, 2);
+                self.replace(number);
             }
         }
         let (begun, mut retried) = (Instant::now(), BTreeSet::new());
@@ -363,8 +391,9 @@ impl Play {
     /// A process whose end was set before the calm may die in it: it is restarted, too.
     fn keep_whole(&self) {
         for number in 0..self.crew.len() {
-            if self.crew.get(number).switch.is_dead() {
-                self.restart(number, 3);
+            let process = self.crew.get(number);
+            if process.switch.is_dead() {
+                self.restart(number, &process);
             }
         }
     }

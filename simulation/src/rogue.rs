@@ -54,19 +54,19 @@ async fn forged(store: &MemoryStore, row: &RunRow, bug: Bug) -> Option<(String, 
             Some(("rogue".to_owned(), success(state.key_of(at), state.get(at)?.attempt)))
         }
         Bug::SkipTheFence => {
-            let lost = read_chain(Head::EMPTY, &page.lines).filter_map(Result::ok).find_map(|(entry, ..)| {
-                let Entry { event: Event::StepLost(lost), .. } = entry else { return None };
-                let step = state.get(state.find(&lost.step)?)?;
-                (!step.status.is_settled()).then_some(lost)
-            })?;
+            let lost =
+                read_chain(Head::EMPTY, &page.lines).filter_map(Result::ok).find_map(|(entry, ..)| {
+                    let Entry { event: Event::StepLost(lost), .. } = entry else { return None };
+                    let step = state.get(state.find(&lost.step)?)?;
+                    (!step.status.is_settled()).then_some(lost)
+                })?;
             let worker = lost.worker.as_ref().map_or("rogue", |worker| worker.as_str());
             Some((worker.to_owned(), success(lost.step, lost.attempt)))
         }
         Bug::StartBeforeNeeds if !state.starts_nothing() => {
             let early = |at: &StepRef| {
-                let waits = |need: &u32| {
-                    state.get(StepRef::top(*need)).is_some_and(|step| !step.status.is_settled())
-                };
+                let waits =
+                    |need: &u32| state.get(StepRef::top(*need)).is_some_and(|step| !step.status.is_settled());
                 state.is_task(*at)
                     && state.spec(*at).for_each.is_none()
                     && state.get(*at).is_some_and(|step| step.status == StepStatus::Pending)

@@ -3,7 +3,6 @@
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use orch::Digest;
 use tokio::time::Instant;
 
 /// The record of every call of a seam and its answer. Clones share it; each speaks for one process.
@@ -46,12 +45,6 @@ impl Trace {
     #[must_use]
     pub fn text(&self) -> String {
         self.shared.as_ref().map(|shared| text(shared).clone()).unwrap_or_default()
-    }
-
-    /// SHA-256 of the whole record.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
-        self.shared.as_ref().map(|shared| Digest::of(text(shared).as_bytes())).unwrap_or_default()
     }
 }
 

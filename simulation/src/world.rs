@@ -72,6 +72,7 @@ pub(crate) struct World {
     shared: Option<Arc<dyn Queue>>,
     begun: Instant,
     tokens: Arc<AtomicU64>,
+    started: Arc<AtomicU64>,
     rates: Arc<Mutex<Rates>>,
 }
 
@@ -86,6 +87,7 @@ impl World {
             shared: None,
             begun: Instant::now(),
             tokens: Arc::default(),
+            started: Arc::default(),
             rates: Arc::new(Mutex::new(rates)),
             trace: Trace::begin(),
             backend,
@@ -129,15 +131,16 @@ impl World {
     }
 
     /// Starts a process.
-    pub(crate) fn start(&self, number: usize, generation: u32) -> Process {
-        let name = format!("p{number}.{generation}");
+    pub(crate) fn start(&self) -> Process {
+        let name = format!("p{}", self.started.fetch_add(1, Ordering::Relaxed));
         let (switch, trace, mut rates) = (Switch::default(), self.trace.of(&name), *self.rates());
         if self.backend.bug == Some(Bug::HideDueRuns) {
             rates.dropped = 100;
         }
         let clock = SimClock { begun: self.begun, off: Arc::default() };
         let (dice, hold) = (self.dice.clone(), switch.clone());
-        let store = FaultyStore::of(Arc::clone(&self.store), dice.clone(), rates, hold.clone(), trace.clone());
+        let store =
+            FaultyStore::of(Arc::clone(&self.store), dice.clone(), rates, hold.clone(), trace.clone());
         let queue = self.shared.clone().unwrap_or_else(|| self.queue());
         let queue = FaultyQueue::of(queue, dice.clone(), rates, hold.clone(), trace.clone());
         let lock = FaultyLock::of(Arc::clone(&self.lock), dice, rates, hold.clone(), trace.clone());
@@ -159,17 +162,18 @@ impl World {
             .executors(Executors::new().executor("fn/*", "1", act.clone()).executor("process", "1", act))
             .clock(Arc::new(clock.clone()))
             .tokens(move || format!("token-{}", tokens.fetch_add(1, Ordering::Relaxed)))
-            .label(name)
+            .label(name.clone())
             .settings(settings)
             .start()
             .unwrap_or_else(|error| panic!("a process does not start: {error}"));
-        Process { orchestrator, switch, clock, store, queue, lock }
+        Process { name, orchestrator, switch, clock, store, queue, lock }
     }
 }
 
 /// One process.
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
+    pub(crate) name: String,
     pub(crate) orchestrator: Orchestrator,
     pub(crate) switch: Switch,
     pub(crate) clock: SimClock,

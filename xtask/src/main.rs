@@ -9,8 +9,10 @@ use std::process::{Command, ExitCode, Stdio};
 const HELP: &str = "\
 cargo xtask <chore>
 
-  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness
+  test    everything that must hold: format, lints, tests, simulation, doc tests, examples, benchmarks once, docs,
+          tidiness
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
+  sim     simulate: 10 000 seeds, or what the arguments say (`cargo xtask sim --seed 7 --trace`)
   bless   write generated files anew: docs/dag.schema.json and the snapshots of the command line
 ";
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     let done = match chore.as_deref() {
         Some("test") => test(),
         Some("tidy") => tidy::check(&root()),
+        Some("sim") => sim(std::env::args().skip(2)),
         Some("bless") => bless(),
         _ => Err(HELP.to_owned()),
     };
@@ -63,6 +66,7 @@ fn test() -> Result<(), String> {
             &[],
         )?;
     }
+    sim(std::iter::empty())?;
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
     let flags = [("RUSTDOCFLAGS", "--deny warnings")];
@@ -71,6 +75,20 @@ fn test() -> Result<(), String> {
         cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;
     }
     say("everything holds");
+    Ok(())
+}
+
+/// Simulates in a release build, and says how quick it was.
+#[expect(clippy::disallowed_methods, reason = "a rate is told to whoever waits; nothing depends on it")]
+fn sim(arguments: impl Iterator<Item = String>) -> Result<(), String> {
+    let build = ["build", "--release", "--package", "orch-simulation", "--locked"];
+    cargo("simulator", &build, &[])?;
+    let arguments: Vec<String> = arguments.collect();
+    let mut run = vec!["run", "--quiet", "--release", "--package", "orch-simulation", "--locked", "--"];
+    run.extend(arguments.iter().map(String::as_str));
+    let begun = std::time::Instant::now();
+    cargo("simulation", &run, &[])?;
+    say(&format!("simulated in {:.1} s", begun.elapsed().as_secs_f64()));
     Ok(())
 }
 

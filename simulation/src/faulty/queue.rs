@@ -29,8 +29,8 @@ pub struct FaultyQueue {
 impl FaultyQueue {
     /// `inner`, failing at these rates by the dice of a seed.
     #[must_use]
-    pub fn new(inner: impl Queue, seed: u64, rates: Rates) -> Self {
-        Self::of(Arc::new(inner), Dice::new(seed), rates, Switch::default(), Trace::default())
+    pub fn new(inner: Arc<dyn Queue>, seed: u64, rates: Rates) -> Self {
+        Self::of(inner, Dice::new(seed), rates, Switch::default(), Trace::default())
     }
 
     /// The queue of one simulated process.

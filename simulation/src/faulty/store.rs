@@ -51,8 +51,8 @@ struct State {
 impl FaultyStore {
     /// `inner`, failing at these rates by the dice of a seed.
     #[must_use]
-    pub fn new(inner: impl Store, seed: u64, rates: Rates) -> Self {
-        Self::of(Arc::new(inner), Dice::new(seed), rates, Switch::default(), Trace::default())
+    pub fn new(inner: Arc<dyn Store>, seed: u64, rates: Rates) -> Self {
+        Self::of(inner, Dice::new(seed), rates, Switch::default(), Trace::default())
     }
 
     /// The store of one simulated process.
@@ -191,7 +191,8 @@ impl Store for FaultyStore {
         }
         let answer = self.inner.entries(requests).await;
         for (request, page) in requests.iter().zip(answer.iter().flatten()) {
-            self.trace.note(format_args!("entries {} {} of {}", request.stream, request.after, page.head.seq));
+            self.trace
+                .note(format_args!("entries {} {} of {}", request.stream, request.after, page.head.seq));
         }
         self.switch.after(last).await;
         answer

@@ -205,9 +205,8 @@ impl RunState {
 /// Which invariant an entry breaks that does not fit the status of its step.
 fn broken_by(what: &str, status: StepStatus) -> Invariant {
     match what {
-        "step.scheduled" | "step.started" | "step.waiting" | "step.skipped" | "gate.requested" | "map.expanded" => {
-            Invariant::R3
-        }
+        "step.scheduled" | "step.started" | "step.waiting" | "step.skipped" | "gate.requested"
+        | "map.expanded" => Invariant::R3,
         "step.succeeded" if status == StepStatus::Succeeded => Invariant::R1,
         "step.succeeded" | "step.failed" | "step.parked" | "step.lost" => Invariant::R2,
         _ => Invariant::L3,

@@ -75,7 +75,8 @@ impl RunState {
         if self.ended.is_some() && !matches!(event, Event::RunRetried(_)) {
             let error = refused("the run has ended", event);
             // What an attempt says after its run is over, nobody holds any more.
-            let outcome = event.type_name().starts_with("step.") || matches!(event, Event::AttemptProgress(_));
+            let outcome =
+                event.type_name().starts_with("step.") || matches!(event, Event::AttemptProgress(_));
             return Err(if outcome { error.with("invariant", Invariant::R2) } else { error });
         }
         match event {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Observed, SeenStream};
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::id::{RunId, RunKey, StepKey, TenantId};
 use crate::ledger::{Entry, Event, Head, Stream, StreamHead};
@@ -40,10 +41,12 @@ impl Observed {
         }
         report.problems.append(&mut self.seen().problems.clone());
         for tenant in self.tenants() {
-            self.check_refused(store, &tenant, &mut report).await?;
+            self.check_races(store, &tenant, &mut report).await?;
             self.check_ledger(store, &tenant, &mut report).await?;
             self.check_pruned(store, &tenant, &mut report).await?;
-            if outside.calm {
+        }
+        if outside.calm {
+            for tenant in self.tenants() {
                 check_ends(store, &tenant, &mut report).await?;
             }
         }
@@ -65,8 +68,20 @@ impl Observed {
         own.filter_map(|((_, stream), seen)| Some((*stream, pick(*stream, seen)?))).collect()
     }
 
-    /// L2: a refused append is not there.
-    async fn check_refused(&self, store: &dyn Store, tenant: &TenantId, report: &mut Report) -> Result<()> {
+    /// L2: a refused append is not there, and where two were acknowledged the first one is not, either. If it is, the
+    /// second should have been refused; if not, it is the first that was lost, and the ledger shows that.
+    async fn check_races(&self, store: &dyn Store, tenant: &TenantId, report: &mut Report) -> Result<()> {
+        let rivals = self.pick(tenant, |_, seen| {
+            seen.rivals.first().and_then(|seq| Some((*seq, seen.landed.get(seq)?.head)))
+        });
+        for (stream, (seq, first)) in rivals {
+            let page = read_page(store, tenant, stream, first.seq.saturating_sub(1), 1).await?;
+            let there = page.lines.split_terminator('\n').any(|line| Digest::of(line) == first.hash);
+            if there {
+                let message = format!("two appends to the head {seq} were acknowledged");
+                report.problems.push(Problem::new(stream, seq + 1, "two_winners", message));
+            }
+        }
         let refused = self.pick(tenant, |_, seen| {
             (!seen.refused.is_empty()).then(|| (seen.refused.clone(), seen.landed.clone()))
         });
@@ -105,8 +120,11 @@ impl Observed {
         let broken: BTreeSet<Stream> = found.problems.iter().map(|problem| problem.stream).collect();
         report.problems.extend(found.problems);
         let started = started.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let gone: BTreeSet<Stream> =
-            self.pick(tenant, |_, seen| seen.pruned.map(|_| ())).into_iter().map(|(stream, ())| stream).collect();
+        let gone: BTreeSet<Stream> = self
+            .pick(tenant, |_, seen| seen.pruned.map(|_| ()))
+            .into_iter()
+            .map(|(stream, ())| stream)
+            .collect();
         for (key, step, attempt) in self.seen().executed.iter().filter(|(key, ..)| key.tenant == *tenant) {
             let stream = Stream::Run(key.run);
             let known =

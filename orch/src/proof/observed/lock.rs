@@ -72,9 +72,10 @@ impl Watched {
         let mut keys = self.keys();
         let full = acquire.slots.iter().any(|slot| {
             let key = keys.entry((acquire.holder.tenant.clone(), slot.key.clone())).or_default();
-            let others = key.held.iter().filter(|(name, grant)| {
-                **name != acquire.holder.name && grant.lease_until > acquire.now
-            });
+            let others = key
+                .held
+                .iter()
+                .filter(|(name, grant)| **name != acquire.holder.name && grant.lease_until > acquire.now);
             others.count() >= slot.capacity as usize
         });
         drop(keys);

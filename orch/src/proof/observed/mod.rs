@@ -53,6 +53,8 @@ struct Seen {
 struct SeenStream {
     /// The acknowledged appends, by the sequence number of the head they were made to.
     landed: BTreeMap<u64, Landed>,
+    /// Where an append was acknowledged although another to the same head had been.
+    rivals: BTreeSet<u64>,
     /// The heads of refused appends.
     refused: BTreeSet<Head>,
     /// The heads of appends of which nobody knows what became.

@@ -9,7 +9,6 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunKey, TenantId};
 use crate::ledger::Stream;
-use crate::proof::Problem;
 use crate::store::{
     Append, Capability, Doc, DocKey, DocsPage, DocsQuery, DuePage, DueQuery, EntriesPage, EntriesRequest,
     Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
@@ -33,13 +32,15 @@ impl Watched {
         }
         let mut seen = self.observed.seen();
         let stream = seen.streams.entry((append.tenant.clone(), append.stream)).or_default();
-        let mut rivals = None;
         let mut refused = false;
         match answer.as_ref().map_err(Error::kind) {
             Ok(()) => {
                 stream.doubtful.remove(&append.head);
                 let landed = Landed { from: append.expected.hash, head: append.head };
-                rivals = stream.landed.insert(append.expected.seq, landed);
+                let first = *stream.landed.entry(append.expected.seq).or_insert(landed);
+                if first != landed {
+                    stream.rivals.insert(append.expected.seq);
+                }
             }
             Err(ErrorKind::Indeterminate) => {}
             Err(kind) => {
@@ -53,16 +54,6 @@ impl Watched {
             }
         }
         seen.refused += u64::from(refused && matches!(append.stream, Stream::Run(_)));
-        drop(seen);
-        if rivals.is_some() {
-            let message = format!("two appends to the head {} were acknowledged", append.expected.seq);
-            self.observed.report(Problem::new(
-                append.stream,
-                append.expected.seq + 1,
-                "two_winners",
-                message,
-            ));
-        }
     }
 
     fn check_row(&self, tenant: &TenantId, row: &RunRow) {
@@ -79,8 +70,10 @@ impl Watched {
 
 /// Whether every line says that it is of the tenant and the stream.
 fn is_own(request: &EntriesRequest, page: &EntriesPage) -> bool {
-    let (tenant, stream) =
-        (format!("\"tenant\":\"{}\",\"type\":", request.tenant), format!("\"stream\":\"{}\"", request.stream));
+    let (tenant, stream) = (
+        format!("\"tenant\":\"{}\",\"type\":", request.tenant),
+        format!("\"stream\":\"{}\"", request.stream),
+    );
     page.lines.split_terminator('\n').all(|line| line.contains(&tenant) && line.contains(&stream))
 }
 
