@@ -35,8 +35,8 @@ fn play(seeds: u64, bug: Option<Bug>, enough: impl Fn(&Outcome) -> bool + Sync) 
 
 #[test]
 fn worlds_keep_every_invariant_and_every_fault_strikes() {
-    let outcomes = play(400, None, |_| false);
-    assert_eq!(outcomes.len(), 400);
+    let outcomes = play(150, None, |_| false);
+    assert_eq!(outcomes.len(), 150);
     let mut fired = Fired::new();
     for outcome in &outcomes {
         assert!(outcome.is_good(), "seed {}: {:?} {:?}", outcome.seed, outcome.problems, outcome.odd);
@@ -46,13 +46,13 @@ fn worlds_keep_every_invariant_and_every_fault_strikes() {
     }
     let missed: Vec<_> = FAULTS.iter().filter(|fault| !fired.contains_key(**fault)).collect();
     assert!(missed.is_empty(), "never struck: {missed:?}");
-    assert!(outcomes.iter().map(|outcome| outcome.entries).sum::<u64>() > 10_000);
+    assert!(outcomes.iter().map(|outcome| outcome.entries).sum::<u64>() > 4_000);
 }
 
 #[test]
 fn the_same_seed_is_the_same_world_byte_by_byte_and_another_seed_another() {
     let mut traces = BTreeSet::new();
-    for seed in 1..=40 {
+    for seed in 1..=12 {
         let (one, two) = (simulate(seed, None), simulate(seed, None));
         assert!(!one.trace.is_empty());
         if one.trace != two.trace {

@@ -104,7 +104,7 @@ fn print_report(out: &Out, report: &Report, damage: &[String]) {
         let (stream, seq) = (problem.stream, problem.seq);
         let failed = style::step(StepStatus::Failed);
         let (invariant, code, message) = (problem.invariant, problem.code, &problem.message);
-        out.line(format_args!("{failed}  {invariant}  {stream} entry {seq}{line}: {code}: {message}"));
+        out.line(format_args!("{failed}  {stream} entry {seq}{line}: {code}: {message} ({invariant})"));
     }
     for finding in damage {
         out.line(format_args!("{}  store: {}", style::step(StepStatus::Failed), words::one_line(finding)));

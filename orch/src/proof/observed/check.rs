@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::{RunId, RunKey, StepKey, TenantId};
 use crate::ledger::{Entry, Event, Head, Stream, StreamHead};
 use crate::proof::verify::verify_seen;
-use crate::proof::{END, Problem, Report, VerifyOptions, read_page, read_runs};
+use crate::proof::{END, PAGE, Problem, Report, VerifyOptions, read_page, read_runs};
 use crate::store::{PAGE_MAX, RunRow, Store};
 
 /// What is known of the world when a check is made.
@@ -68,18 +68,19 @@ impl Observed {
         own.filter_map(|((_, stream), seen)| Some((*stream, pick(*stream, seen)?))).collect()
     }
 
-    /// L2: a refused append is not there, and where two were acknowledged the first one is not, either. If it is, the
-    /// second should have been refused; if not, it is the first that was lost, and the ledger shows that.
+    /// L2: a refused append is not there; where two appends to one head were acknowledged, not both of them are. If one of
+    /// them is not, it was lost (L1).
     async fn check_races(&self, store: &dyn Store, tenant: &TenantId, report: &mut Report) -> Result<()> {
-        let rivals = self.pick(tenant, |_, seen| {
-            seen.rivals.first().and_then(|seq| Some((*seq, seen.landed.get(seq)?.head)))
-        });
-        for (stream, (seq, first)) in rivals {
-            let page = read_page(store, tenant, stream, first.seq.saturating_sub(1), 1).await?;
-            let there = page.lines.split_terminator('\n').any(|line| Digest::of(line) == first.hash);
-            if there {
-                let message = format!("two appends to the head {seq} were acknowledged");
-                report.problems.push(Problem::new(stream, seq + 1, "two_winners", message));
+        let rivals = self.pick(tenant, |_, seen| (!seen.rivals.is_empty()).then(|| seen.rivals.clone()));
+        for (stream, rivals) in rivals {
+            let hashes = all_hashes(store, tenant, stream).await?;
+            let there = |head: &Head| hashes.contains(&head.hash);
+            if let Some((rival, _)) = rivals.iter().find(|(rival, first)| there(rival) && there(first)) {
+                let message = "two appends to one head were acknowledged, and both are there";
+                report.problems.push(Problem::new(stream, rival.seq, "two_winners", message));
+            } else if let Some((rival, _)) = rivals.iter().find(|(rival, _)| !there(rival)) {
+                let message = "an acknowledged append is not there";
+                report.problems.push(Problem::new(stream, rival.seq, "rewritten", message));
             }
         }
         let refused = self.pick(tenant, |_, seen| {
@@ -100,7 +101,7 @@ impl Observed {
     }
 
     /// L1, L3, R1, R2, R3, R5 and P1 by the ledger, the acknowledged heads included; and that every attempt that was
-    /// executed had been started.
+    /// executed had been started, and once. Where the ledger was damaged that follows from the damage and is not told.
     async fn check_ledger(&self, store: &dyn Store, tenant: &TenantId, report: &mut Report) -> Result<()> {
         let heads: Vec<StreamHead> = self
             .pick(tenant, |_, seen| Some(seen.landed.values().map(|landed| landed.head).collect::<Vec<_>>()))
@@ -117,21 +118,30 @@ impl Observed {
         let found = verify_seen(store, tenant, &VerifyOptions::default(), &heads, &note).await?;
         report.streams += found.streams;
         report.entries += found.entries;
-        let broken: BTreeSet<Stream> = found.problems.iter().map(|problem| problem.stream).collect();
         report.problems.extend(found.problems);
+        let broken: BTreeSet<Stream> = report.problems.iter().map(|problem| problem.stream).collect();
         let started = started.into_inner().unwrap_or_else(PoisonError::into_inner);
         let gone: BTreeSet<Stream> = self
             .pick(tenant, |_, seen| seen.pruned.map(|_| ()))
             .into_iter()
             .map(|(stream, ())| stream)
             .collect();
-        for (key, step, attempt) in self.seen().executed.iter().filter(|(key, ..)| key.tenant == *tenant) {
+        let seen = self.seen();
+        for ((key, step, attempt), times) in
+            seen.executed.iter().filter(|((key, ..), _)| key.tenant == *tenant)
+        {
             let stream = Stream::Run(key.run);
+            if broken.contains(&stream) || gone.contains(&stream) {
+                continue;
+            }
             let known =
                 started.get(&key.run).is_some_and(|started| started.contains(&(step.clone(), *attempt)));
-            if !known && !broken.contains(&stream) && !gone.contains(&stream) {
+            if !known {
                 let message = format!("attempt {attempt} of `{step}` was executed, and never started");
                 report.problems.push(Problem::new(stream, 0, "never_started", message));
+            } else if *times > 1 {
+                let message = format!("attempt {attempt} of `{step}` was executed {times} times");
+                report.problems.push(Problem::new(stream, 0, "executed_twice", message));
             }
         }
         Ok(())
@@ -149,6 +159,19 @@ impl Observed {
             }
         }
         Ok(())
+    }
+}
+
+/// The hashes of all entries of a stream, whatever they say.
+async fn all_hashes(store: &dyn Store, tenant: &TenantId, stream: Stream) -> Result<BTreeSet<Digest>> {
+    let (mut hashes, mut after) = (BTreeSet::new(), 0);
+    loop {
+        let page = read_page(store, tenant, stream, after, PAGE).await?;
+        hashes.extend(page.lines.split_terminator('\n').map(Digest::of));
+        if !page.more() || page.lines.is_empty() {
+            return Ok(hashes);
+        }
+        after = page.last;
     }
 }
 

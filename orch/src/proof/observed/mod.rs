@@ -42,7 +42,8 @@ struct Seen {
     streams: BTreeMap<(TenantId, Stream), SeenStream>,
     /// Bodies of documents that each tenant wrote.
     documents: BTreeSet<(TenantId, Digest)>,
-    executed: BTreeSet<(RunKey, StepKey, u32)>,
+    /// How often each attempt was executed.
+    executed: BTreeMap<(RunKey, StepKey, u32), u32>,
     submitted: BTreeMap<(TenantId, DagId, String, Digest), RunId>,
     queues: Vec<queue::Watched>,
     refused: u64,
@@ -53,8 +54,8 @@ struct Seen {
 struct SeenStream {
     /// The acknowledged appends, by the sequence number of the head they were made to.
     landed: BTreeMap<u64, Landed>,
-    /// Where an append was acknowledged although another to the same head had been.
-    rivals: BTreeSet<u64>,
+    /// The heads of appends that were acknowledged although another to the same head had been, each with that one's.
+    rivals: BTreeMap<Head, Head>,
     /// The heads of refused appends.
     refused: BTreeSet<Head>,
     /// The heads of appends of which nobody knows what became.
@@ -108,13 +109,12 @@ impl Observed {
     /// An executor begins an attempt; `sandboxed` says whether what the step declares of the network is enforced.
     pub fn executed(&self, context: &StepContext, sandboxed: bool) {
         let (stream, attempt) = (Stream::Run(context.run.run), context.attempt);
-        let what = format!("attempt {attempt} of `{}`", context.step);
-        let twice = !self.seen().executed.insert((context.run.clone(), context.step.clone(), attempt));
-        if twice {
-            self.report(Problem::new(stream, 0, "executed_twice", format!("{what} was executed twice")));
-        }
+        let key = (context.run.clone(), context.step.clone(), attempt);
+        *self.seen().executed.entry(key).or_default() += 1;
         if context.network.is_some() && !sandboxed {
-            let message = format!("{what} declares its network, and runs where that is not enforced");
+            let step = &context.step;
+            let message =
+                format!("attempt {attempt} of `{step}` declares its network, which is not enforced");
             self.report(Problem::new(stream, 0, "unsandboxed", message));
         }
     }

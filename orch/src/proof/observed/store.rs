@@ -39,7 +39,7 @@ impl Watched {
                 let landed = Landed { from: append.expected.hash, head: append.head };
                 let first = *stream.landed.entry(append.expected.seq).or_insert(landed);
                 if first != landed {
-                    stream.rivals.insert(append.expected.seq);
+                    stream.rivals.insert(append.head, first.head);
                 }
             }
             Err(ErrorKind::Indeterminate) => {}
@@ -153,6 +153,8 @@ impl Store for Watched {
                 let stream = seen.streams.entry((prune.tenant.clone(), Stream::Run(*run))).or_default();
                 *stream = SeenStream { pruned: Some(*head), ..SeenStream::default() };
                 seen.submitted.retain(|_, submitted| submitted != run);
+                let key = RunKey { tenant: prune.tenant.clone(), run: *run };
+                seen.executed.retain(|(of, ..), _| *of != key);
             }
         }
         Ok(gone)
