@@ -169,6 +169,10 @@ impl Store for Backend {
         self.store.capability()
     }
 
+    fn stamp(&self) -> Option<u64> {
+        self.store.stamp()
+    }
+
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
         if self.bug.is_none() {
             return self.store.append(appends).await;

@@ -160,6 +160,10 @@ impl Store for FaultyStore {
         self.inner.capability()
     }
 
+    fn stamp(&self) -> Option<u64> {
+        self.inner.stamp()
+    }
+
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
         let trapped = self.state().trap.take_if(|text| appends.iter().any(|a| a.lines.contains(*text)));
         if trapped.is_some() {

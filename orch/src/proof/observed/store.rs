@@ -83,6 +83,10 @@ impl Store for Watched {
         self.inner.capability()
     }
 
+    fn stamp(&self) -> Option<u64> {
+        self.inner.stamp()
+    }
+
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
         let doubt = |append: &Append| {
             let mut seen = self.observed.seen();
