@@ -76,8 +76,8 @@ stop_servers() {
   servers=()
 }
 
-# What hangs is given up after a quarter of an hour.
-limited() { timeout --foreground --kill-after 10 900 "$@"; }
+# What hangs is given up after half an hour.
+limited() { timeout --foreground --kill-after 10 1800 "$@"; }
 
 # Starts a server in the background: log file, command.
 serve() {

@@ -62,7 +62,7 @@ async def main():
     async with worker:
         await execute(Chain.run, 5)
 
-        jobs, why = fewer(JOBS, 1_000)
+        jobs, why = fewer(JOBS, 500)
         gate = asyncio.Semaphore(50)
 
         async def one():
@@ -80,7 +80,7 @@ async def main():
         seconds = time.perf_counter() - begun
         report(PEER, "chain", CHAIN, seconds, DURABILITY, stamps, "activities of one workflow, one after the other")
 
-        width, why = fewer(FAN, 2_000)
+        width, why = fewer(FAN, 1_000)
         begun = time.perf_counter()
         await execute(Fan.run, width)
         seconds = time.perf_counter() - begun
