@@ -78,9 +78,11 @@ impl Observed {
             if let Some((rival, _)) = rivals.iter().find(|(rival, first)| there(rival) && there(first)) {
                 let message = "two appends to one head were acknowledged, and both are there";
                 report.problems.push(Problem::new(stream, rival.seq, "two_winners", message));
-            } else if let Some((rival, _)) = rivals.iter().find(|(rival, _)| !there(rival)) {
+            } else if let Some(lost) =
+                rivals.iter().flat_map(|(rival, first)| [rival, first]).find(|head| !there(head))
+            {
                 let message = "an acknowledged append is not there";
-                report.problems.push(Problem::new(stream, rival.seq, "rewritten", message));
+                report.problems.push(Problem::new(stream, lost.seq, "rewritten", message));
             }
         }
         let refused = self.pick(tenant, |_, seen| {

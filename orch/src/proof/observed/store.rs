@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunKey, TenantId};
 use crate::ledger::Stream;
+use crate::proof::Problem;
 use crate::store::{
     Append, Capability, Doc, DocKey, DocsPage, DocsQuery, DuePage, DueQuery, EntriesPage, EntriesRequest,
     Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
@@ -32,14 +33,17 @@ impl Watched {
         }
         let mut seen = self.observed.seen();
         let stream = seen.streams.entry((append.tenant.clone(), append.stream)).or_default();
-        let mut refused = false;
+        let (mut refused, mut twice) = (false, false);
         match answer.as_ref().map_err(Error::kind) {
             Ok(()) => {
                 stream.doubtful.remove(&append.head);
                 let landed = Landed { from: append.expected.hash, head: append.head };
-                let first = *stream.landed.entry(append.expected.seq).or_insert(landed);
-                if first != landed {
-                    stream.rivals.insert(append.head, first.head);
+                // What was refused and is granted when it is asked for again was lost in between, not refused wrongly.
+                stream.refused.remove(&append.head);
+                match stream.landed.get(&append.expected.seq) {
+                    None => drop(stream.landed.insert(append.expected.seq, landed)),
+                    Some(first) if *first == landed => twice = true,
+                    Some(first) => drop(stream.rivals.insert(append.head, first.head)),
                 }
             }
             Err(ErrorKind::Indeterminate) => {}
@@ -54,6 +58,11 @@ impl Watched {
             }
         }
         seen.refused += u64::from(refused && matches!(append.stream, Stream::Run(_)));
+        drop(seen);
+        if twice {
+            let message = "an append was acknowledged twice: it had been lost in between";
+            self.observed.report(Problem::new(append.stream, append.head.seq, "rewritten", message));
+        }
     }
 
     fn check_row(&self, tenant: &TenantId, row: &RunRow) {
