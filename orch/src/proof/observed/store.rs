@@ -9,7 +9,6 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunKey, TenantId};
 use crate::ledger::Stream;
-use crate::proof::Problem;
 use crate::store::{
     Append, Capability, Doc, DocKey, DocsPage, DocsQuery, DuePage, DueQuery, EntriesPage, EntriesRequest,
     Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
@@ -33,17 +32,17 @@ impl Watched {
         }
         let mut seen = self.observed.seen();
         let stream = seen.streams.entry((append.tenant.clone(), append.stream)).or_default();
-        let (mut refused, mut twice) = (false, false);
+        let mut refused = false;
         match answer.as_ref().map_err(Error::kind) {
             Ok(()) => {
                 stream.doubtful.remove(&append.head);
                 let landed = Landed { from: append.expected.hash, head: append.head };
                 // What was refused and is granted when it is asked for again was lost in between, not refused wrongly.
                 stream.refused.remove(&append.head);
-                match stream.landed.get(&append.expected.seq) {
+                let before = stream.landed.range(..=append.expected.seq).next_back();
+                match before.filter(|(_, first)| first.head.seq > append.expected.seq) {
                     None => drop(stream.landed.insert(append.expected.seq, landed)),
-                    Some(first) if *first == landed => twice = true,
-                    Some(first) => drop(stream.rivals.insert(append.head, first.head)),
+                    Some((_, first)) => drop(stream.rivals.insert(append.head, first.head)),
                 }
             }
             Err(ErrorKind::Indeterminate) => {}
@@ -58,11 +57,6 @@ impl Watched {
             }
         }
         seen.refused += u64::from(refused && matches!(append.stream, Stream::Run(_)));
-        drop(seen);
-        if twice {
-            let message = "an append was acknowledged twice: it had been lost in between";
-            self.observed.report(Problem::new(append.stream, append.head.seq, "rewritten", message));
-        }
     }
 
     fn check_row(&self, tenant: &TenantId, row: &RunRow) {
