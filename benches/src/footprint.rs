@@ -176,7 +176,8 @@ pub(crate) fn idle(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed> {
             .start()?;
         // It has worked before, and is alive.
         drive(&orchestrator, &two(), size.of(100, 2)).await;
-        tokio::time::sleep(Duration::from_millis(size.of(2_000, 100))).await;
+        // What the last writes leave to do is done then: a sweep that finds nothing.
+        tokio::time::sleep(Duration::from_millis(size.of(8_000, 100))).await;
         let counts =
             || [("store", store.take_counts()), ("queue", queue.take_counts()), ("lock", lock.take_counts())];
         counts();
@@ -189,7 +190,7 @@ pub(crate) fn idle(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed> {
         orchestrator.shutdown().await;
         backend.close().await;
 
-        let calls: u64 = counted.iter().flat_map(|(_, counts)| counts.values()).sum();
+        let calls: u64 = counted[0].1.values().sum();
         let list: Vec<String> = counted
             .iter()
             .flat_map(|(seam, counts)| {
@@ -197,9 +198,10 @@ pub(crate) fn idle(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed> {
             })
             .collect();
         let what = format!("idle behind {} finished runs", finished_runs(size));
-        let queries = format!("{what}: calls of store, queue and lock in {watched:?}");
+        // Queue and lock are in this process: asking them is no query. The note names what was asked.
+        let queries = format!("{what}: queries of the store in {watched:?}");
         let mut figures =
-            vec![Figure::new("idle.calls", queries, calls as f64, "calls").aim(Aim::AtMost(0.0))];
+            vec![Figure::new("idle.calls", queries, calls as f64, "queries").aim(Aim::AtMost(0.0))];
         if !list.is_empty() {
             figures[0].note = Some(list.join(", "));
         }

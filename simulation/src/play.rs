@@ -375,7 +375,11 @@ impl Play {
             self.keep_whole();
             let open = self.open_runs().await;
             if open.is_empty() && self.waiting.load(Ordering::Relaxed) == 0 {
-                break;
+                // Slots are given back and deliveries settled after the last entry.
+                sleep(LEASE * 2).await;
+                if self.open_runs().await.is_empty() {
+                    break;
+                }
             }
             for row in open {
                 drop(timeout(PATIENCE, self.help(&row, &mut retried)).await);
@@ -384,8 +388,6 @@ impl Play {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.note_odd("a submission was not answered within the bound".to_owned());
         }
-        // Slots are given back and deliveries settled after the last entry.
-        sleep(LEASE * 2).await;
     }
 
     /// A process whose end was set before the calm may die in it: it is restarted, too.

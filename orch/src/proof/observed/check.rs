@@ -74,12 +74,15 @@ impl Observed {
         let rivals = self.pick(tenant, |_, seen| (!seen.rivals.is_empty()).then(|| seen.rivals.clone()));
         for (stream, rivals) in rivals {
             let hashes = all_hashes(store, tenant, stream).await?;
-            let there = |head: &Head| hashes.contains(&head.hash);
-            if let Some((rival, _)) = rivals.iter().find(|(rival, first)| there(rival) && there(first)) {
+            let times = |head: &Head| hashes.iter().filter(|hash| **hash == head.hash).count();
+            let both = |(rival, first): &(&Head, &Head)| {
+                if rival == first { times(rival) > 1 } else { times(rival) > 0 && times(first) > 0 }
+            };
+            if let Some((rival, _)) = rivals.iter().find(both) {
                 let message = "two appends to one head were acknowledged, and both are there";
                 report.problems.push(Problem::new(stream, rival.seq, "two_winners", message));
-            } else if let Some((rival, _)) = rivals.iter().find(|(rival, _)| !there(rival)) {
-                let message = "an acknowledged append is not there";
+            } else if let Some((rival, _)) = rivals.first_key_value() {
+                let message = "one of two acknowledged appends that exclude each other was lost";
                 report.problems.push(Problem::new(stream, rival.seq, "rewritten", message));
             }
         }
@@ -163,8 +166,8 @@ impl Observed {
 }
 
 /// The hashes of all entries of a stream, whatever they say.
-async fn all_hashes(store: &dyn Store, tenant: &TenantId, stream: Stream) -> Result<BTreeSet<Digest>> {
-    let (mut hashes, mut after) = (BTreeSet::new(), 0);
+async fn all_hashes(store: &dyn Store, tenant: &TenantId, stream: Stream) -> Result<Vec<Digest>> {
+    let (mut hashes, mut after) = (Vec::new(), 0);
     loop {
         let page = read_page(store, tenant, stream, after, PAGE).await?;
         hashes.extend(page.lines.split_terminator('\n').map(Digest::of));

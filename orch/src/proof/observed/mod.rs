@@ -54,7 +54,8 @@ struct Seen {
 struct SeenStream {
     /// The acknowledged appends, by the sequence number of the head they were made to.
     landed: BTreeMap<u64, Landed>,
-    /// The heads of appends that were acknowledged although another to the same head had been, each with that one's.
+    /// The heads of appends that were acknowledged although another one, or they themselves, had begun there or gone
+    /// beyond; each with that one's.
     rivals: BTreeMap<Head, Head>,
     /// The heads of refused appends.
     refused: BTreeSet<Head>,

@@ -37,9 +37,12 @@ impl Watched {
             Ok(()) => {
                 stream.doubtful.remove(&append.head);
                 let landed = Landed { from: append.expected.hash, head: append.head };
-                let first = *stream.landed.entry(append.expected.seq).or_insert(landed);
-                if first != landed {
-                    stream.rivals.insert(append.head, first.head);
+                // What was refused and is granted when it is asked for again was lost in between, not refused wrongly.
+                stream.refused.remove(&append.head);
+                let before = stream.landed.range(..=append.expected.seq).next_back();
+                match before.filter(|(_, first)| first.head.seq > append.expected.seq) {
+                    None => drop(stream.landed.insert(append.expected.seq, landed)),
+                    Some((_, first)) => drop(stream.rivals.insert(append.head, first.head)),
                 }
             }
             Err(ErrorKind::Indeterminate) => {}
