@@ -175,8 +175,33 @@ fn children_and_their_parent_keep_their_order_and_places() {
     only(&sim, "m[1]", 1, &["failed"]);
     sim.run("m[0]", good());
     only(&sim, "m[1]", 1, &["started", "failed", "parked"]);
+    refuses(&sim, StepSucceeded { output: None, ..succeeded("m", 0) }, "its children are open");
+    refuses(
+        &sim,
+        StepSucceeded { output: None, ..succeeded("a", 1) },
+        "only the list of children is left out",
+    );
     refuses(&sim, scheduled("m[2]", 1), "there is no such child");
     refuses(&sim, scheduled("nope", 1), "there is no such step");
+}
+
+#[test]
+fn a_parent_ends_as_its_children_say() {
+    let list = StepSucceeded { output: None, ..succeeded("m", 0) };
+    for (last, good_end) in
+        [(Event::from(succeeded("m[1]", 1)), true), (failed("m[1]", 1, None).into(), false)]
+    {
+        let mut sim = Sim::new(&plan());
+        sim.run("m[0]", good());
+        sim.start(sim.at("m[1]"));
+        // Applied without deciding what follows, so that the parent stands right before its end.
+        for (end, right) in [(Event::from(list.clone()), good_end), (failed("m", 0, None).into(), !good_end)]
+        {
+            let mut state = sim.refolded();
+            state.apply(sim.now, "x", &last).unwrap();
+            assert_eq!(state.apply(sim.now, "x", &end).is_ok(), right, "{end:?} after {last:?}");
+        }
+    }
 }
 
 #[test]
