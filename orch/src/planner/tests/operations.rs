@@ -213,6 +213,8 @@ fn a_retry_of_all_means_those_that_can_be() {
     sim.start(sim.at("a-other"));
     sim.start(sim.at("b"));
     sim.run("c", fatal());
+    let error = sim.operate(&Operation::Retry(vec![key("a"), key("c")])).unwrap_err().to_string();
+    assert!(error.contains("step=`a`"), "who names a step is told about it: {error}");
     sim.operate(&Operation::Retry(vec![])).unwrap();
     sim.check();
     let error = sim.operate(&Operation::Retry(vec![key("a")])).unwrap_err().to_string();

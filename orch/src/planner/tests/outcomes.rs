@@ -249,6 +249,34 @@ fn a_long_message_is_cut_at_a_character() {
 }
 
 #[test]
+fn what_an_attempt_logged_is_kept_however_it_ended() {
+    let log = crate::ledger::ArtifactRef {
+        hash: Digest::of("log"),
+        media_type: "text/plain".into(),
+        name: None,
+        size: 3,
+    };
+    for (fields, outcome, cancelled, status) in [
+        (json!({}), good(), false, StepStatus::Succeeded),
+        (json!({}), fatal(), false, StepStatus::Failed),
+        (json!({"retry": {"maxAttempts": 2}}), flaky(), false, StepStatus::Queued),
+        (json!({"retry": {"onExhausted": "park"}}), fatal(), false, StepStatus::Parked),
+        (json!({}), Outcome::Cancelled, true, StepStatus::Cancelled),
+    ] {
+        let mut sim = Sim::new(&policy(fields));
+        let at = sim.at("a");
+        sim.start(at);
+        if cancelled {
+            sim.operate(&Operation::Cancel).unwrap();
+        }
+        let finish = Finish { at, attempt: 1, worker: Some(worker()), outcome, logs: Some(log.clone()) };
+        let event = attempt::finish(&sim.state, finish, sim.now, &sim.limits).unwrap();
+        sim.record(vec![event]);
+        assert_eq!((sim.status("a"), sim.step("a").logs.as_deref()), (status, Some(&log)));
+    }
+}
+
+#[test]
 fn r2_only_the_attempt_that_is_queued_can_start() {
     let mut sim = Sim::new(&policy(json!({})));
     let at = sim.at("a");
