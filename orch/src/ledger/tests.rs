@@ -268,6 +268,14 @@ fn streams_and_statuses_have_one_spelling() {
 }
 
 #[test]
+fn what_has_ended_and_what_is_settled_is_said_once() {
+    let ended: Vec<&str> = RunStatus::ALL.iter().filter(|s| s.is_terminal()).map(|s| s.as_str()).collect();
+    assert_eq!(ended, ["completed", "failed", "cancelled"]);
+    let settled: Vec<&str> = StepStatus::ALL.iter().filter(|s| s.is_settled()).map(|s| s.as_str()).collect();
+    assert_eq!(settled, ["succeeded", "failed", "skipped", "cancelled"]);
+}
+
+#[test]
 fn counts_add_up() {
     let mut counts = StepCounts::default();
     for (number, status) in (1..).zip(StepStatus::ALL) {

@@ -58,6 +58,19 @@ fn a_backoff_names_its_end_and_its_cause() {
 }
 
 #[test]
+fn a_step_whose_next_attempt_is_not_decided_yet_waits_for_its_backoff_or_its_turn() {
+    let mut sim = Sim::new(&plan_of(&[with(task("a", &[]), json!({"retry": {"maxAttempts": 2}}))]));
+    sim.start(sim.at("a"));
+    let (at, attempt, worker) = (sim.at("a"), 1, Some(worker()));
+    let finish = Finish { at, attempt, worker, outcome: flaky(), logs: None };
+    let event = attempt::finish(&sim.state, finish, sim.now, &sim.limits).unwrap();
+    sim.state.apply(sim.now, "tester", &event).unwrap();
+    assert_eq!(codes(&sim, "a"), ["backoff a"]);
+    sim.now = sim.step("a").not_before.unwrap();
+    assert_eq!(codes(&sim, "a"), ["turn a"]);
+}
+
+#[test]
 fn children_wait_for_places_and_parents_for_children() {
     let each = json!({"forEach": {"items": [1, 2, 3], "maxParallel": 1}});
     let mut sim = Sim::new(&plan_of(&[with(task("m", &[]), each), task("z", &["m"])]));

@@ -158,6 +158,51 @@ fn r1_r2_r3_a_step_takes_only_the_events_of_its_status_and_attempt() {
 }
 
 #[test]
+fn r3_a_step_whose_turn_has_come_begins_in_its_own_way() {
+    let mut sim = Sim::unopened(&plan(), &json!({}), "t1");
+    sim.state.apply(sim.now, "x", &RunStarted {}.into()).unwrap();
+    let sleep = StepWaiting { signal: None, until: Some(T0), ..waiting("t") };
+    for (step, begins) in [
+        ("a", "scheduled"),
+        ("x", "scheduled"),
+        ("g", "requested"),
+        ("s", "waiting"),
+        ("t", ""),
+        ("m", "expanded"),
+        ("b", ""),
+    ] {
+        for (name, event) in about(step, 1) {
+            let taken = sim.state.clone().apply(sim.now, "x", &event).is_ok();
+            let ends = ["failed", "skipped"].contains(&name) && step != "b";
+            assert_eq!(taken, name == begins || ends, "{name} of `{step}`, which has not begun");
+        }
+        let taken =
+            sim.state.clone().apply(sim.now, "x", &StepWaiting { step: key(step), ..sleep.clone() }.into());
+        assert_eq!(taken.is_ok(), step == "t", "`{step}` sleeps");
+        let policy = GateRequested { gate: GateKind::Policy, ..requested(step) };
+        assert!(
+            sim.state.clone().apply(sim.now, "x", &policy.into()).is_err(),
+            "`{step}` is no gate of this kind"
+        );
+    }
+}
+
+#[test]
+fn a_gate_that_was_rejected_does_not_succeed_and_is_decided_once() {
+    for approved in [true, false] {
+        let mut sim = Sim::new(&plan());
+        let verdict = GateDecided { approved, ..decided("g") };
+        // Applied without deciding what follows, so that the gate stands right before its end.
+        sim.state.apply(sim.now, "alice", &verdict.into()).unwrap();
+        let good_end = sim.state.clone().apply(sim.now, "x", &succeeded("g", 1).into());
+        assert_eq!(good_end.is_ok(), approved, "{good_end:?}");
+        assert!(sim.state.clone().apply(sim.now, "x", &decided("g").into()).is_err());
+        let again = operate(&sim.state, &Operation::Decide { step: key("g"), approved }, None, &sim.limits);
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::Refused);
+    }
+}
+
+#[test]
 fn waits_and_gates_end_only_by_what_they_wait_for() {
     let mut sim = Sim::new(&plan());
     only(&sim, "g", 1, &["decided"]);
@@ -175,8 +220,33 @@ fn children_and_their_parent_keep_their_order_and_places() {
     only(&sim, "m[1]", 1, &["failed"]);
     sim.run("m[0]", good());
     only(&sim, "m[1]", 1, &["started", "failed", "parked"]);
+    refuses(&sim, StepSucceeded { output: None, ..succeeded("m", 0) }, "its children are open");
+    refuses(
+        &sim,
+        StepSucceeded { output: None, ..succeeded("a", 1) },
+        "only the list of children is left out",
+    );
     refuses(&sim, scheduled("m[2]", 1), "there is no such child");
     refuses(&sim, scheduled("nope", 1), "there is no such step");
+}
+
+#[test]
+fn a_parent_ends_as_its_children_say() {
+    let list = StepSucceeded { output: None, ..succeeded("m", 0) };
+    for (last, good_end) in
+        [(Event::from(succeeded("m[1]", 1)), true), (failed("m[1]", 1, None).into(), false)]
+    {
+        let mut sim = Sim::new(&plan());
+        sim.run("m[0]", good());
+        sim.start(sim.at("m[1]"));
+        // Applied without deciding what follows, so that the parent stands right before its end.
+        for (end, right) in [(Event::from(list.clone()), good_end), (failed("m", 0, None).into(), !good_end)]
+        {
+            let mut state = sim.refolded();
+            state.apply(sim.now, "x", &last).unwrap();
+            assert_eq!(state.apply(sim.now, "x", &end).is_ok(), right, "{end:?} after {last:?}");
+        }
+    }
 }
 
 #[test]

@@ -54,6 +54,10 @@ fn too_many_items_fail_the_step() {
     sim.limits.map_bytes = 10;
     sim.settle();
     assert!(sim.step("m").error.as_ref().unwrap().message.contains("too large"));
+    let mut sim = Sim::unopened(&each(json!({"items": ["aaaa", "bbbb"]}), json!({})), &json!({}), "t");
+    (sim.limits.map_items, sim.limits.map_bytes) = (2, r#""aaaa""bbbb""#.len());
+    sim.settle();
+    assert_eq!(sim.step("m").map.as_ref().unwrap().children.len(), 2, "they fit");
 }
 
 #[test]

@@ -199,6 +199,34 @@ fn a_retry_waits_for_what_the_failure_led_to() {
 }
 
 #[test]
+fn a_retry_of_all_means_those_that_can_be() {
+    let after = json!({"when": "steps.a.status == 'failed'"});
+    let steps = [
+        task("a", &[]),
+        with(task("b", &["a"]), after),
+        task("c", &[]),
+        task("a-other", &[]),
+        task("a-skipped", &["a"]),
+    ];
+    let mut sim = Sim::new(&plan_of(&steps));
+    sim.run("a", fatal());
+    sim.start(sim.at("a-other"));
+    sim.start(sim.at("b"));
+    sim.run("c", fatal());
+    let error = sim.operate(&Operation::Retry(vec![key("a"), key("c")])).unwrap_err().to_string();
+    assert!(error.contains("step=`a`"), "who names a step is told about it: {error}");
+    sim.operate(&Operation::Retry(vec![])).unwrap();
+    sim.check();
+    let error = sim.operate(&Operation::Retry(vec![key("a")])).unwrap_err().to_string();
+    assert!(error.contains("step=`a`") && error.contains("under_way=`b`"), "{error}");
+    assert_eq!(
+        (sim.status("a"), sim.status("c")),
+        (StepStatus::Failed, StepStatus::Queued),
+        "`b` runs because of `a`"
+    );
+}
+
+#[test]
 fn a_gate_is_approved_rejected_or_expires() {
     let plan = plan_of(&[gate("g", json!({"timeout": "1h"})), task("a", &["g"])]);
     let mut sim = Sim::new(&plan);

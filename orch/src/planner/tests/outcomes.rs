@@ -240,6 +240,72 @@ fn a_long_message_is_cut_at_a_character() {
     sim.limits.message_bytes = 10;
     sim.run("a", Outcome::Failed(Failure::fatal("x", "ääääääääääää")));
     assert_eq!(sim.step("a").error.as_ref().unwrap().message, "äääää…");
+    for exact in ["ääääa", "äääää"] {
+        let mut sim = Sim::new(&policy(json!({})));
+        sim.limits.message_bytes = exact.len();
+        sim.run("a", Outcome::Failed(Failure::fatal("x", exact)));
+        assert_eq!(sim.step("a").error.as_ref().unwrap().message, exact, "it fits");
+    }
+}
+
+#[test]
+fn what_an_attempt_logged_is_kept_however_it_ended() {
+    let log = crate::ledger::ArtifactRef {
+        hash: Digest::of("log"),
+        media_type: "text/plain".into(),
+        name: None,
+        size: 3,
+    };
+    for (fields, outcome, cancelled, status) in [
+        (json!({}), good(), false, StepStatus::Succeeded),
+        (json!({}), fatal(), false, StepStatus::Failed),
+        (json!({"retry": {"maxAttempts": 2}}), flaky(), false, StepStatus::Queued),
+        (json!({"retry": {"onExhausted": "park"}}), fatal(), false, StepStatus::Parked),
+        (json!({}), Outcome::Cancelled, true, StepStatus::Cancelled),
+    ] {
+        let mut sim = Sim::new(&policy(fields));
+        let at = sim.at("a");
+        sim.start(at);
+        if cancelled {
+            sim.operate(&Operation::Cancel).unwrap();
+        }
+        let finish = Finish { at, attempt: 1, worker: Some(worker()), outcome, logs: Some(log.clone()) };
+        let event = attempt::finish(&sim.state, finish, sim.now, &sim.limits).unwrap();
+        sim.record(vec![event]);
+        assert_eq!((sim.status("a"), sim.step("a").logs.as_deref()), (status, Some(&log)));
+    }
+}
+
+#[test]
+fn r2_only_the_attempt_that_is_queued_can_start() {
+    let mut sim = Sim::new(&policy(json!({})));
+    let at = sim.at("a");
+    let start = |attempt| Start { at, attempt, worker: worker(), executor: "v1".into(), lease: LEASE };
+    for stale in [0, 2] {
+        assert!(attempt::start(&sim.state, &start(stale), sim.now).is_err(), "another attempt is queued");
+    }
+    sim.start(at);
+    for stale in [0, 1, 2] {
+        assert!(attempt::start(&sim.state, &start(stale), sim.now).is_err(), "it runs already");
+    }
+}
+
+#[test]
+fn r4_who_looks_and_finds_nothing_looks_again_later_but_not_later_than_a_timer() {
+    let seconds = Duration::from_secs;
+    let mut sim =
+        Sim::new(&plan_of(&[task("a", &[]), json!({"id": "g", "uses": "gate/approval", "timeout": "50s"})]));
+    assert_eq!(sim.state.wake_at(), Some(T0.plus(HINT_CHECK)), "its hint may be lost");
+    for (looked, again) in [(10, 30), (29, 30), (30, 50), (45, 50), (50, 80), (70, 100)] {
+        let found = sim.state.wake_after(T0.plus(seconds(looked)));
+        assert_eq!(found, Some(T0.plus(seconds(again))), "looked after {looked} s");
+    }
+    sim.operate(&Operation::Pause).unwrap();
+    assert_eq!(sim.state.wake_at(), Some(T0.plus(seconds(50))), "nothing queued may start");
+    sim.pass(seconds(50));
+    assert_eq!((sim.state.wake_at(), sim.state.wake_after(sim.now)), (None, None));
+    sim.operate(&Operation::Cancel).unwrap();
+    assert_eq!((sim.ended(), sim.state.wake_after(sim.now)), (Some(RunStatus::Cancelled), None));
 }
 
 #[test]

@@ -92,3 +92,85 @@ fn what_the_parser_would_report_is_refused() {
     let few = Limits { steps: 1, ..Limits::default() };
     assert!(Plan::new(dag(&[task("a", &[]), task("b", &[])]), &few).is_err());
 }
+
+#[test]
+fn places_are_named_once_each_in_order_also_where_expressions_name_them() {
+    let keys = |names: &[(&str, u32)]| {
+        names.iter().map(|(key, limit)| json!({"key": key, "limit": limit})).collect::<Vec<_>>()
+    };
+    let named =
+        keys(&[("z", 1), ("${{ inputs.k }}", 2), ("a", 3), ("${{ 1 + 1 }}", 4), ("z-${{ inputs.k }}", 5)]);
+    let constant = keys(&[("z", 1), ("a", 2)]);
+    let mut sim = Sim::with_inputs(
+        &plan_of(&[
+            with(task("constant", &[]), json!({"concurrency": constant})),
+            with(task("named", &[]), json!({"concurrency": named})),
+            task("none", &[]),
+        ]),
+        &json!({"k": "b"}),
+    );
+    let slots = |sim: &Sim, step: &str| -> Vec<(String, u32)> {
+        let slots = sim.state.slots(sim.at(step), &sim.limits).unwrap();
+        slots.into_iter().map(|slot| (slot.key, slot.capacity)).collect()
+    };
+    let owned =
+        |list: &[(&str, u32)]| list.iter().map(|(key, n)| ((*key).to_owned(), *n)).collect::<Vec<_>>();
+    assert_eq!(slots(&sim, "none"), []);
+    assert_eq!(slots(&sim, "constant"), owned(&[("a", 2), ("z", 1)]));
+    assert_eq!(slots(&sim, "named"), owned(&[("2", 4), ("a", 3), ("b", 2), ("z", 1), ("z-b", 5)]));
+    // Two expressions that come to the same key are one place.
+    sim = Sim::with_inputs(
+        &plan_of(&[with(
+            task("named", &[]),
+            json!({"concurrency": keys(&[("${{ inputs.k }}", 2), ("z", 1)])}),
+        )]),
+        &json!({"k": "z"}),
+    );
+    assert_eq!(slots(&sim, "named"), owned(&[("z", 1)]), "the tighter limit holds");
+}
+
+#[test]
+fn what_makes_two_attempts_the_same_work_is_step_input_and_executor() {
+    let sim = Sim::with_inputs(
+        &plan_of(&[
+            with(task("a", &[]), json!({"with": {"x": "${{ inputs.x }}"}})),
+            with(task("b", &[]), json!({"with": {"x": "${{ inputs.x }}"}})),
+        ]),
+        &json!({"x": 1}),
+    );
+    let result =
+        |sim: &Sim, step: &str, executor: &str| sim.state.result_key(sim.at(step), executor).unwrap();
+    let other = Sim::with_inputs(&sim.state.plan, &json!({"x": 2}));
+    let later = Sim::unopened(&sim.state.plan, &json!({"x": 1}), "another run");
+    assert_eq!(result(&sim, "a", "v1"), result(&sim, "a", "v1"));
+    let all = [
+        result(&sim, "a", "v1"),
+        result(&sim, "a", "v2"),
+        result(&sim, "b", "v1"),
+        result(&other, "a", "v1"),
+    ];
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 4);
+    assert_ne!(result(&later, "a", "v1"), all[0], "its input is not made yet");
+}
+
+#[test]
+fn who_carries_out_a_step_follows_from_what_it_uses() {
+    let uses = [
+        "fn/x",
+        "process",
+        "worker/job",
+        "http",
+        "dag/d@1",
+        "gate/approval",
+        "gate/policy",
+        "wait/sleep",
+        "wait/signal",
+    ];
+    let steps = (0..).zip(uses).map(
+        |(n, uses)| json!({"id": format!("s{n}"), "uses": uses, "with": {"duration": "1s", "name": "x"}}),
+    );
+    let sim = Sim::new(&plan_of(&steps.collect::<Vec<_>>()));
+    let of = |test: &dyn Fn(StepRef) -> bool| (0..9).filter(|n| test(StepRef::top(*n))).collect::<Vec<u32>>();
+    assert_eq!(of(&|at| sim.state.is_task(at)), [0, 1, 2, 3]);
+    assert_eq!(of(&|at| sim.state.is_sub_dag(at)), [4]);
+}
