@@ -42,7 +42,7 @@ stamps.clear()
 begun = time.perf_counter()
 chain(length)
 seconds = time.perf_counter() - begun
-report(PEER, "chain", length, seconds, DURABILITY, stamps, also("tasks called one after the other", why))
+report(PEER, "chain", length, seconds, DURABILITY, stamps, also("tasks called one after the other; start and end of the flow included", why))
 
 width, why = fewer(FAN, 500)
 begun = time.perf_counter()

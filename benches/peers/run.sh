@@ -76,6 +76,9 @@ stop_servers() {
   servers=()
 }
 
+# What hangs is given up after a quarter of an hour.
+limited() { timeout --foreground --kill-after 10 900 "$@"; }
+
 # Starts a server in the background: log file, command.
 serve() {
   local log=$1
@@ -121,7 +124,7 @@ peer_bullmq() {
     mkdir "$dir/$fsync"
     serve "$dir/redis.log" "${redis[@]}" --bind 127.0.0.1 --port "$REDIS_PORT" --save '' --appendonly yes --appendfsync $fsync --dir "$dir/$fsync"
     until_open "$REDIS_PORT"
-    node "$cache/node/bullmq.mjs"
+    limited node "$cache/node/bullmq.mjs"
     stop_servers
   done
 }
@@ -148,21 +151,21 @@ serve_postgres() {
 peer_graphile() {
   install_node
   serve_postgres "$(free_port)"
-  node "$cache/node/graphile-worker.mjs"
+  limited node "$cache/node/graphile-worker.mjs"
 }
 
 peer_apalis() {
   local target=$cache/apalis-target
   cargo build --release --locked --quiet --manifest-path "$here/apalis/Cargo.toml" --target-dir "$target"
-  "$target/release/apalis-peer" "$dir/apalis.db"
+  limited "$target/release/apalis-peer" "$dir/apalis.db"
 }
 
 peer_dbos() {
   install_python
   DBOS_URL=sqlite:///$dir/dbos.sqlite DBOS_DURABILITY="SQLite, rollback journal, as DBOS sets it" \
-    "$cache/python/bin/python" "$here/dbos_peer.py"
+    limited "$cache/python/bin/python" "$here/dbos_peer.py"
   serve_postgres "$(free_port)"
-  DBOS_URL=$DATABASE_URL DBOS_DURABILITY=$POSTGRES_DURABILITY "$cache/python/bin/python" "$here/dbos_peer.py"
+  DBOS_URL=$DATABASE_URL DBOS_DURABILITY=$POSTGRES_DURABILITY limited "$cache/python/bin/python" "$here/dbos_peer.py"
 }
 
 peer_restate() {
@@ -175,7 +178,7 @@ peer_restate() {
     "$cache/node/node_modules/.bin/restate-server" --no-logo
   until_open "$ingress" "$admin"
   RESTATE_INGRESS_URL=http://127.0.0.1:$ingress RESTATE_ADMIN_URL=http://127.0.0.1:$admin \
-    RESTATE_DURABILITY="its own log on RocksDB, one node, flushed (the default)" node "$cache/node/restate.mjs"
+    RESTATE_DURABILITY="its own log on RocksDB, one node, flushed (the default)" limited node "$cache/node/restate.mjs"
 }
 
 peer_temporal() {
@@ -185,7 +188,7 @@ peer_temporal() {
   serve "$dir/temporal.log" "$cache/python/bin/temporal" server start-dev --headless --log-level error --ip 127.0.0.1 --port "$port" --db-filename "$dir/temporal.db"
   until_open "$port"
   TEMPORAL_ADDRESS=127.0.0.1:$port TEMPORAL_DURABILITY="SQLite, as the development server sets it" \
-    "$cache/python/bin/python" "$here/temporal_peer.py"
+    limited "$cache/python/bin/python" "$here/temporal_peer.py"
 }
 
 peer_prefect() {
@@ -196,7 +199,7 @@ peer_prefect() {
   serve "$dir/prefect.log" "$cache/python/bin/prefect" server start --host 127.0.0.1 --port "$port" --no-ui
   until_open "$port"
   PREFECT_API_URL=http://127.0.0.1:$port/api PREFECT_DURABILITY="SQLite, WAL, as Prefect sets it; written after the fact, not awaited" \
-    "$cache/python/bin/python" "$here/prefect_peer.py"
+    limited "$cache/python/bin/python" "$here/prefect_peer.py"
 }
 
 # ── all of it ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,10 @@ use orch::spec::{ApiVersion, Dag, ForEach, Items, Kind, Retry, Step, Uses};
 use orch::{DagId, QueueName, RunId, StepId, TenantId};
 use serde_json::{Value, json};
 
+/// The allocator of the command `orch`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A step that does nothing and needs `needs`.
 #[must_use]
 pub fn step(id: &str, needs: Vec<StepId>) -> Step {

@@ -31,6 +31,10 @@ impl Store for Timed {
         self.inner.capability()
     }
 
+    fn stamp(&self) -> Option<u64> {
+        self.inner.stamp()
+    }
+
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
         let begun = now();
         let answer = self.inner.append(appends).await;

@@ -101,6 +101,8 @@ fn options(config: &SqliteConfig) -> SqliteConnectOptions {
     // What is deleted is overwritten with zeros. It costs what a pruned run's pages cost to write, some 20 us for a
     // run of 12 KiB; everything else costs the same.
     .pragma("secure_delete", "ON")
+    // Sets of rows are written by statements of a few sizes, together in one text where they are small.
+    .statement_cache_capacity(512)
     .disable_statement_logging()
 }
 

@@ -9,7 +9,7 @@ use orch::store::*;
 use orch::{Digest, Error, Result, RunKey, TenantId, Timestamp};
 use serde_json::json;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use crate::Database;
 use crate::config::Synchronous;
@@ -84,17 +84,29 @@ impl Rows {
         self.cells.extend(row);
     }
 
-    /// The statement's parts, each with the values of its rows.
-    fn bound(self, many: &Many) -> impl Iterator<Item = SqliteQuery> {
+    /// The parts of the statement that take these rows.
+    fn parts(&self, many: &Many) -> Vec<(usize, &'static str)> {
+        many.parts(self.cells.len() / self.width).collect()
+    }
+
+    /// The parts, each with the values of its rows.
+    fn bound(self, parts: &[(usize, &'static str)]) -> impl Iterator<Item = SqliteQuery> {
         let mut cells = self.cells.into_iter();
-        many.parts(cells.len() / self.width).map(move |(rows, sql)| {
-            cells.by_ref().take(rows * self.width).fold(sqlx::query(sql), |query, cell| match cell {
-                Cell::Number(number) => query.bind(number),
-                Cell::Text(text) => query.bind(text),
-                Cell::Lines(lines) => query.bind(lines),
-                Cell::Null => query.bind(None::<i64>),
-            })
+        parts.iter().map(move |(rows, sql)| {
+            let query = sqlx::query(*sql);
+            cells.by_ref().take(rows * self.width).fold(query, Cell::bind)
         })
+    }
+}
+
+impl Cell {
+    fn bind(query: SqliteQuery, cell: Self) -> SqliteQuery {
+        match cell {
+            Self::Number(number) => query.bind(number),
+            Self::Text(text) => query.bind(text),
+            Self::Lines(lines) => query.bind(lines),
+            Self::Null => query.bind(None::<i64>),
+        }
     }
 }
 
@@ -109,14 +121,23 @@ struct Changes {
     kept: Rows,
 }
 
-/// Appends in the writer's transaction. Answers, for each item, the head that stood against it.
-pub(crate) async fn append(
+impl Changes {
+    fn sets(self) -> [(&'static Many, Rows); 5] {
+        [
+            (&INSERT_STREAMS, self.new),
+            (&UPDATE_STREAMS, self.moved),
+            (&INSERT_APPENDS, self.chunks),
+            (&UPSERT_RUNS, self.placed),
+            (&UPDATE_RUNS, self.kept),
+        ]
+    }
+}
+
+/// Begins the writer's transaction and appends in it. Answers, for each item, the head that stood against it.
+pub(crate) async fn begin_and_append(
     connection: &mut SqliteConnection,
     appends: &[Append],
 ) -> sqlx::Result<Vec<Option<Head>>> {
-    if appends.is_empty() {
-        return Ok(Vec::new());
-    }
     let mut streams = heads(connection, appends).await?;
     // A stream that has no head yet is made by an append that expects none.
     let next_id = match appends.iter().any(|append| append.expected == Head::EMPTY) {
@@ -124,14 +145,19 @@ pub(crate) async fn append(
         false => 0,
     };
     let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
-    for (many, rows) in [
-        (&INSERT_STREAMS, changes.new),
-        (&UPDATE_STREAMS, changes.moved),
-        (&INSERT_APPENDS, changes.chunks),
-        (&UPSERT_RUNS, changes.placed),
-        (&UPDATE_RUNS, changes.kept),
-    ] {
-        for query in rows.bound(many) {
+    let sets = changes.sets().map(|(many, rows)| (rows.parts(many), rows));
+    if sets.iter().all(|(parts, _)| parts.len() <= 1) {
+        // Small sets go in one call of the driver: of a single append, calls cost more than what they do.
+        let sql: Vec<&str> = sets.iter().flat_map(|(parts, _)| parts).map(|(_, sql)| *sql).collect();
+        if !sql.is_empty() {
+            let query = sqlx::query(AssertSqlSafe(sql.join("; ")));
+            let cells = sets.into_iter().flat_map(|(_, rows)| rows.cells);
+            cells.fold(query, Cell::bind).execute(connection).await?;
+        }
+        return Ok(conflicts);
+    }
+    for (parts, rows) in sets {
+        for query in rows.bound(&parts) {
             query.execute(&mut *connection).await?;
         }
     }
@@ -149,8 +175,12 @@ async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> 
             Cell::Text(append.stream.to_string()),
         ]);
     }
+    let mut parts = keys.parts(&HEADS);
+    if let (Some(first), Some(begun)) = (parts.first_mut(), keys.parts(&BEGIN_AND_HEADS).first()) {
+        *first = *begun;
+    }
     let mut streams = Streams::with_capacity(appends.len());
-    for query in keys.bound(&HEADS) {
+    for query in keys.bound(&parts) {
         for row in query.fetch_all(&mut *connection).await? {
             let append = &appends[row.try_get::<u32, _>(0)? as usize];
             let current =

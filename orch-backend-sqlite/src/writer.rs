@@ -194,8 +194,13 @@ impl Group {
         connection: &mut SqliteConnection,
     ) -> std::result::Result<Vec<Option<orch::ledger::Head>>, Failure> {
         let failed = |error: sqlx::Error| Failure::of(&error);
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
-        let conflicts = store::append(&mut *connection, &self.appends).await.map_err(failed)?;
+        let conflicts = match self.appends.as_slice() {
+            [] => {
+                sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
+                Vec::new()
+            }
+            appends => store::begin_and_append(&mut *connection, appends).await.map_err(failed)?,
+        };
         for work in &mut self.others {
             work.apply(&mut *connection).await.map_err(failed)?;
         }

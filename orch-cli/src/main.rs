@@ -19,6 +19,11 @@ use clap::Parser as _;
 use crate::args::Cli;
 use crate::output::Out;
 
+/// Entries are many small pieces of memory, made by one thread and freed by another, at which this allocator is twice as
+/// quick as that of most C libraries. The library leaves the choice to the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -53,7 +53,7 @@
 //!
 //! | room | what it is | pure |
 //! |---|---|---|
-//! | [`id`], [`digest`], [`error`], [`time`], [`payload`], [`limits`] | the vocabulary of all rooms | yes |
+//! | [`id`], [`digest`], [`error`], [`invariant`], [`time`], [`payload`], [`limits`] | the vocabulary of all rooms | yes |
 //! | [`expr`] | conditions and `${{ }}` expressions: compiled, bounded, the same result everywhere | yes |
 //! | [`spec`] | the author's document: reading YAML and JSON, all problems at once, with places | yes |
 //! | [`ledger`] | what can happen, and the chain of entries that says it did | yes |
@@ -83,6 +83,7 @@ pub mod executor;
 pub mod expr;
 pub mod graph;
 pub mod id;
+pub mod invariant;
 pub mod ledger;
 pub mod limits;
 pub mod lock;
@@ -102,6 +103,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use executor::Builtins;
 pub use executor::{Executor, Executors, Failure, Outcome, Secret, StepContext};
 pub use id::{DagId, QueueName, RunId, RunKey, StepId, StepKey, TenantId, WorkerId};
+pub use invariant::Invariant;
 pub use ledger::{RunStatus, StepStatus};
 pub use limits::Limits;
 pub use payload::Payload;

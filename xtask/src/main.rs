@@ -13,10 +13,11 @@ use fuzz::Fuzz;
 const HELP: &str = "\
 cargo xtask <chore>
 
-  test    everything that must hold: format, lints, tests, doc tests, examples, benchmarks once, docs, tidiness,
-          and every fuzz target for a moment
+  test    everything that must hold: format, lints, tests, simulation, doc tests, examples, benchmarks once, docs,
+          tidiness, and every fuzz target for a moment
   bench   measure orch beside the raw limits of this machine; `cargo xtask bench --help` tells how
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
+  sim     simulate: 10 000 seeds, or what the arguments say (`cargo xtask sim --seed 7 --trace`)
   bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
           line, fuzz/Cargo.lock
   fuzz [--seconds N] [--release] [TARGET…]
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("test") => test(),
         Some("tidy") => tidy::check(&root()),
+        Some("sim") => sim(std::env::args().skip(2)),
         Some("bless") => bless(),
         Some("fuzz") => Fuzz::read(std::env::args().skip(2)).and_then(|fuzz| fuzz.run(&root())),
         _ => Err(HELP.to_owned()),
@@ -75,6 +77,7 @@ fn test() -> Result<(), String> {
             &[],
         )?;
     }
+    sim(std::iter::empty())?;
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
     bench::quick()?;
@@ -85,6 +88,20 @@ fn test() -> Result<(), String> {
     }
     Fuzz::default().run(&root())?;
     say("everything holds");
+    Ok(())
+}
+
+/// Simulates in a release build, and says how quick it was.
+#[expect(clippy::disallowed_methods, reason = "a rate is told to whoever waits; nothing depends on it")]
+fn sim(arguments: impl Iterator<Item = String>) -> Result<(), String> {
+    let build = ["build", "--release", "--package", "orch-simulation", "--locked"];
+    cargo("simulator", &build, &[])?;
+    let arguments: Vec<String> = arguments.collect();
+    let mut run = vec!["run", "--quiet", "--release", "--package", "orch-simulation", "--locked", "--"];
+    run.extend(arguments.iter().map(String::as_str));
+    let begun = std::time::Instant::now();
+    cargo("simulation", &run, &[])?;
+    say(&format!("simulated in {:.1} s", begun.elapsed().as_secs_f64()));
     Ok(())
 }
 

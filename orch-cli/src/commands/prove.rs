@@ -103,7 +103,8 @@ fn print_report(out: &Out, report: &Report, damage: &[String]) {
         let line = problem.line.map_or_else(String::new, |line| format!(" (line {line})"));
         let (stream, seq) = (problem.stream, problem.seq);
         let failed = style::step(StepStatus::Failed);
-        out.line(format_args!("{failed}  {stream} entry {seq}{line}: {}: {}", problem.code, problem.message));
+        let (invariant, code, message) = (problem.invariant, problem.code, &problem.message);
+        out.line(format_args!("{failed}  {stream} entry {seq}{line}: {code}: {message} ({invariant})"));
     }
     for finding in damage {
         out.line(format_args!("{}  store: {}", style::step(StepStatus::Failed), words::one_line(finding)));

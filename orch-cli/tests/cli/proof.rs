@@ -44,6 +44,9 @@ fn a_changed_byte_a_deleted_entry_and_a_cut_tail_are_found() {
     lab.write("short", &(short.join("\n") + "\n"));
     let ended = lab.orch(&["ledger", "verify", "--export", "short", "--checkpoint", "heads.json"]);
     assert!(ended.code == 1 && ended.stdout.contains("tail_cut"), "{ended:?}");
+    let told = lab.orch(&["ledger", "verify", "--export", "changed", "--json"]).stdout;
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["ok"], &told["report"]["problems"][0]["invariant"]), (&false.into(), &"L1".into()));
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn a_stream_without_its_entries_is_named_as_deleted_by_what_its_checkpoint_says(
     change(&lab, &format!("DELETE FROM streams WHERE id = {FIRST}"));
     let ended = lab.orch(&VERIFY);
     assert!(ended.stdout.contains("✗ failed  run/") && ended.stdout.contains(": deleted: "), "{ended:?}");
+    assert!(ended.stdout.contains(" (L1)"), "{ended:?}");
 }
 
 #[test]

@@ -3,12 +3,13 @@
 //! Attempts that are launched stand in line, oldest first, and a few runners, as many as the runtime has threads, begin
 //! with them: what ends at once is done with in the runner, and only what has to wait becomes a task of its own.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ const KEEP_RETRY: Duration = Duration::from_millis(50);
 /// The longest such rest.
 const KEEP_RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// After so long a runner counts as held up: its attempt blocks the thread, as `tokio::task::block_in_place` lets it.
+const HELD_UP: Duration = Duration::from_millis(10);
+
 /// Launched attempts that nobody has begun with, and who is about to.
 #[derive(Debug, Default)]
 pub(super) struct Line(Mutex<Waiting>);
@@ -36,7 +40,12 @@ pub(super) struct Line(Mutex<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     attempts: VecDeque<Attempt>,
-    runners: usize,
+    /// When each runner took its last attempt.
+    runners: BTreeMap<u64, Instant>,
+    /// How many runners there have been.
+    count: u64,
+    /// Somebody will look after runners that are held up.
+    watched: bool,
 }
 
 /// A launched attempt.
@@ -53,20 +62,25 @@ impl Line {
 }
 
 /// One of those who begin with attempts; gives its place up when it goes, also by a panic.
-struct Runner<'a>(&'a Arc<Core>);
+struct Runner<'a> {
+    core: &'a Arc<Core>,
+    number: u64,
+}
 
 impl Runner<'_> {
     /// The next in line. With nobody in line the runner is to go: what comes then finds its place free.
     fn next(&self) -> Option<Attempt> {
-        self.0.line.lock().attempts.pop_front()
+        let mut line = self.core.line.lock();
+        line.runners.insert(self.number, Instant::now());
+        line.attempts.pop_front()
     }
 }
 
 impl Drop for Runner<'_> {
     fn drop(&mut self) {
-        self.0.line.lock().runners -= 1;
+        self.core.line.lock().runners.remove(&self.number);
         // Somebody may have come between the last look and this.
-        begin_runners(self.0);
+        begin_runners(self.core);
     }
 }
 
@@ -79,20 +93,36 @@ pub(super) fn launch(core: &Arc<Core>, run: &RunKey, launches: impl IntoIterator
     begin_runners(core);
 }
 
+/// Sees to it that there are as many runners as threads, or as attempts in line; those held up not counted.
 fn begin_runners(core: &Arc<Core>) {
     let mut line = core.line.lock();
-    let wanted = line.attempts.len().min(core.threads);
-    let more = wanted.saturating_sub(line.runners);
-    line.runners += more;
+    let now = Instant::now();
+    let held_up = line.runners.values().filter(|since| now.duration_since(**since) >= HELD_UP).count();
+    let wanted = line.attempts.len().min(core.threads) + held_up;
+    let first = line.count;
+    for number in first..first + wanted.saturating_sub(line.runners.len()) as u64 {
+        line.runners.insert(number, now);
+        line.count += 1;
+    }
+    let more = first..line.count;
+    let watch = !line.attempts.is_empty() && !std::mem::replace(&mut line.watched, true);
     drop(line);
-    for _ in 0..more {
+    for number in more {
         let owner = Arc::clone(core);
-        core.tasks.spawn(async move { run(&owner).await });
+        core.tasks.spawn(async move { run(&owner, number).await });
+    }
+    if watch {
+        let owner = Arc::clone(core);
+        core.tasks.spawn(async move {
+            tokio::time::sleep(HELD_UP).await;
+            owner.line.lock().watched = false;
+            begin_runners(&owner);
+        });
     }
 }
 
-async fn run(core: &Arc<Core>) {
-    let runner = Runner(core);
+async fn run(core: &Arc<Core>, number: u64) {
+    let runner = Runner { core, number };
     while let Some(next) = runner.next() {
         let owner = Arc::clone(core);
         let mut attempt = Box::pin(async move { attempt(&owner, next).await });
@@ -141,7 +171,7 @@ async fn execute(
 
 /// Builds what the attempt is told, or says why it cannot be.
 fn context(core: &Arc<Core>, launch: &Launch, orders: &Orders) -> Result<StepContext, Failure> {
-    let mut secrets = std::collections::BTreeMap::new();
+    let mut secrets = BTreeMap::new();
     for name in &launch.spec().secrets {
         let secret = (core.secrets)(&launch.run.tenant, name)
             .ok_or_else(|| Failure::fatal("secret_missing", format!("secret `{name}` is not known here")))?;

@@ -1,6 +1,6 @@
 //! Appending to the streams that belong to no run.
 
-use super::read_page;
+use super::{END, read_page};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 use crate::ledger::{Chain, Event, Stream};
@@ -9,9 +9,6 @@ use crate::time::Timestamp;
 
 /// How often an append is tried again because somebody else was quicker.
 const TRIES: u32 = 64;
-
-/// Beyond every sequence number that a store can hold: asks for the head alone.
-const END: u64 = i64::MAX as u64;
 
 /// Appends events to the `audit` or `checkpoint` stream of a tenant, again and again until no other append comes
 /// between; answers the lines, each ended by a newline.

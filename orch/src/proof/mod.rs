@@ -4,11 +4,15 @@
 //! rules that the engine itself works by, and compares what is stored beside the entries with what follows from
 //! them. What a chain alone cannot show, a cut tail or a stream that is gone, the heads in checkpoints do: keep an
 //! exported checkpoint, or at least the public key, where whoever could change the database cannot reach it.
+//!
+//! What the ledger alone cannot show, such as an acknowledged append that is gone or a slot granted twice, an
+//! [`Observed`] notes at the seams while it happens, and holds against the ledger afterwards.
 
 mod append;
 mod checkpoint;
 mod compare;
 mod export;
+mod observed;
 mod prune;
 mod stream;
 #[cfg(test)]
@@ -19,6 +23,7 @@ pub use append::append;
 pub use checkpoint::{Checkpoint, PublicKey, Scope, SigningKey, TakeCheckpoint, take_checkpoint};
 pub use compare::{StepComparison, compare};
 pub use export::{Counts, Manifest, export};
+pub use observed::{Observed, Outside};
 pub use prune::{PruneRuns, prune_runs};
 pub use stream::{Problem, StreamVerifier};
 pub use verify::{Report, VerifyOptions, verify_export, verify_store};
@@ -30,6 +35,9 @@ use crate::store::{EntriesPage, EntriesRequest, RunRow, RunsQuery, Store};
 
 /// Entries read at once.
 const PAGE: usize = 500;
+
+/// Beyond every sequence number that a store can hold: asks for the head alone.
+const END: u64 = i64::MAX as u64;
 
 /// A page of a stream's entries after `after`.
 async fn read_page(

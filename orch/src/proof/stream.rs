@@ -8,13 +8,14 @@ use super::checkpoint;
 use super::checkpoint::PublicKey;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::id::TenantId;
+use crate::id::{RunId, TenantId};
+use crate::invariant::Invariant;
 use crate::ledger::{Entry, Event, Head, RunStatus, Stream};
 use crate::limits::Limits;
 use crate::planner::{Plan, RunState, SharedPlan};
 use crate::store::RunRow;
 
-/// The first thing that is wrong with a stream.
+/// Something that is wrong with a stream; its first problem, where the ledger alone was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
@@ -25,12 +26,51 @@ pub struct Problem {
     /// The line of an export, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// The invariant that it breaks.
+    pub invariant: Invariant,
     /// A stable code: `unreadable`, `out_of_order`, `misplaced`, `not_canonical`, `chain_broken`, `impossible`,
-    /// `hash_differs`, `rewritten`, `tail_cut`, `head_differs`, `row_differs`, `row_missing`, `deleted`,
-    /// `bad_signature`, `manifest_differs`, `not_sorted`.
+    /// `hash_differs`, `wrong_id`, `rewritten`, `tail_cut`, `head_differs`, `row_differs`, `row_missing`, `deleted`,
+    /// `left_behind`, `bad_signature`, `manifest_differs`, `not_sorted`; and what only an
+    /// [observer](super::Observed) sees: `two_winners`, `refused_yet_there`, `executed_twice`, `never_started`,
+    /// `not_ended`, `two_runs`, `foreign_data`, `too_many_slots`, `fence_reused`, `slot_withheld`, `unsandboxed`,
+    /// `not_delivered`.
     pub code: &'static str,
     /// In words.
     pub message: String,
+}
+
+impl Problem {
+    /// A problem of a kind that always breaks the same invariant.
+    pub(super) fn new(stream: Stream, seq: u64, code: &'static str, message: impl Into<String>) -> Self {
+        let invariant = match code {
+            "two_winners" | "refused_yet_there" => Invariant::L2,
+            "impossible" | "hash_differs" | "row_differs" | "row_missing" => Invariant::L3,
+            "executed_twice" | "never_started" => Invariant::R1,
+            "not_ended" => Invariant::R4,
+            "wrong_id" | "two_runs" => Invariant::R5,
+            "foreign_data" => Invariant::T1,
+            "too_many_slots" | "fence_reused" | "slot_withheld" => Invariant::A1,
+            "unsandboxed" => Invariant::S1,
+            "not_delivered" => Invariant::Q1,
+            "left_behind" => Invariant::P1,
+            _ => Invariant::L1,
+        };
+        Self { stream, seq, line: None, invariant, code, message: message.into() }
+    }
+}
+
+/// What is wrong with an entry.
+type Fault = (&'static str, String, Option<Invariant>);
+
+/// A fault that always breaks the same invariant.
+fn fault(code: &'static str, message: impl Into<String>) -> Fault {
+    (code, message.into(), None)
+}
+
+/// What the fold refuses; it says which invariant stood in the way.
+fn impossible(error: &Error) -> Fault {
+    let named = error.context().iter().find(|(key, _)| *key == "invariant");
+    ("impossible", error.to_string(), named.and_then(|(_, id)| id.parse().ok()))
 }
 
 /// What is known of a stream's heads from elsewhere: sequence numbers and the hashes they must have.
@@ -136,15 +176,17 @@ impl StreamVerifier {
         }
         match self.check(line) {
             Ok(entry) => entry,
-            Err((code, message)) => {
-                self.report(self.head.seq + 1, code, message);
+            Err((code, message, invariant)) => {
+                let mut problem = Problem::new(self.stream, self.head.seq + 1, code, message);
+                problem.invariant = invariant.unwrap_or(problem.invariant);
+                self.problem.get_or_insert(problem);
                 None
             }
         }
     }
 
     fn report(&mut self, seq: u64, code: &'static str, message: String) {
-        self.problem.get_or_insert(Problem { stream: self.stream, seq, line: None, code, message });
+        self.problem.get_or_insert(Problem::new(self.stream, seq, code, message));
     }
 
     fn convict(&mut self, suspect: &Suspect, intact: bool) {
@@ -156,17 +198,17 @@ impl StreamVerifier {
         self.report(seq, "chain_broken", message.to_owned());
     }
 
-    fn check(&mut self, line: &str) -> Result<Option<Entry>, (&'static str, String)> {
-        let entry = Entry::read(line).map_err(|error| ("unreadable", format!("{error}")))?;
+    fn check(&mut self, line: &str) -> Result<Option<Entry>, Fault> {
+        let entry = Entry::read(line).map_err(|error| fault("unreadable", error.to_string()))?;
         let seq = self.head.seq + 1;
         if entry.seq != seq {
-            return Err(("out_of_order", format!("entry {} stands in its place", entry.seq)));
+            return Err(fault("out_of_order", format!("entry {} stands in its place", entry.seq)));
         }
         if entry.tenant != self.tenant || entry.stream != self.stream {
-            return Err(("misplaced", format!("it says it is of {} {}", entry.tenant, entry.stream)));
+            return Err(fault("misplaced", format!("it says it is of {} {}", entry.tenant, entry.stream)));
         }
         if !is_canonical(&entry, line) {
-            return Err(("not_canonical", "its bytes are not the one spelling of what it says".to_owned()));
+            return Err(fault("not_canonical", "its bytes are not the one spelling of what it says"));
         }
         let hash = Digest::of(line);
         if entry.prev != self.head.hash {
@@ -179,7 +221,7 @@ impl StreamVerifier {
             return Ok(None);
         }
         if self.anchors.get(&seq).is_some_and(|known| *known != hash) {
-            return Err(("rewritten", "a checkpoint names another hash for it".to_owned()));
+            return Err(fault("rewritten", "another hash is known for it"));
         }
         let head = Head { hash, seq };
         match self.stream {
@@ -190,33 +232,38 @@ impl StreamVerifier {
         Ok(Some(entry))
     }
 
-    fn check_kind(&self, entry: &Entry) -> Result<(), (&'static str, String)> {
+    fn check_kind(&self, entry: &Entry) -> Result<(), Fault> {
         match (self.stream, &entry.event) {
             (Stream::Audit, Event::AuditAction(_)) | (Stream::Checkpoint, Event::CheckpointPruned(_)) => {
                 Ok(())
             }
             (Stream::Checkpoint, Event::CheckpointTaken(_)) => {
                 checkpoint::verify_entry(entry, self.key.as_ref())
-                    .map_err(|error| ("bad_signature", error.to_string()))
+                    .map_err(|error| fault("bad_signature", error.to_string()))
             }
-            (_, event) => Err(("misplaced", format!("{} does not belong here", event.type_name()))),
+            (_, event) => Err(fault("misplaced", format!("{} does not belong here", event.type_name()))),
         }
     }
 
-    fn fold(&mut self, entry: &Entry, head: Head) -> Result<(), (&'static str, String)> {
-        let impossible = |error: Error| ("impossible", error.to_string());
+    fn fold(&mut self, entry: &Entry, head: Head) -> Result<(), Fault> {
         match &mut self.run {
             Run::None => {
                 let limits = &self.limits;
                 let read = |document: &_| Plan::read(document, limits).map(SharedPlan::new);
-                let state = RunState::open(entry, head, read).map_err(impossible)?;
+                let state = RunState::open(entry, head, read).map_err(|error| impossible(&error))?;
+                check_id(&state)?;
                 self.run = Run::Open(Box::new(state));
             }
-            Run::Closed(_) => return Err(("impossible", "the run has ended".to_owned())),
+            Run::Closed(_) => {
+                let outcome = matches!(&entry.event, Event::AttemptProgress(_))
+                    || entry.event.type_name().starts_with("step.");
+                let invariant = outcome.then_some(Invariant::R2);
+                return Err(("impossible", "the run has ended".to_owned(), invariant));
+            }
             Run::Open(state) => {
-                state.apply(entry.at, &entry.actor, &entry.event).map_err(impossible)?;
+                state.apply(entry.at, &entry.actor, &entry.event).map_err(|error| impossible(&error))?;
                 check_hashes(state, &entry.event, &self.limits)
-                    .map_err(|error| ("hash_differs", error.to_string()))?;
+                    .map_err(|error| fault("hash_differs", error.to_string()))?;
                 state.head = head;
                 // Only a failed run can go on; the others need no state any more.
                 if state.ended.as_ref().is_some_and(|ended| ended.status != RunStatus::Failed) {
@@ -283,6 +330,20 @@ pub(super) fn is_canonical(entry: &Entry, line: &str) -> bool {
         .ok()
         .and_then(|value| serde_json_canonicalizer::to_string(&value).ok());
     whole.is_some_and(|text| text == line) && entry.to_line().is_ok_and(|text| text == line)
+}
+
+/// A run's id is derived from what makes it this run. That of a sub-DAG's run is named by its parent, from its input
+/// before the defaults are filled in.
+fn check_id(state: &RunState) -> Result<(), Fault> {
+    let created = &state.created;
+    if created.parent.is_some() {
+        return Ok(());
+    }
+    let id = RunId::derive(&state.key.tenant, &created.dag_id, &created.run_token, &created.inputs_hash);
+    if id == state.key.run {
+        return Ok(());
+    }
+    Err(fault("wrong_id", format!("its tenant, dag, token and inputs are those of the run {id}")))
 }
 
 /// Re-computes the hashes that an event names from what they cover; `state` is the one after it.

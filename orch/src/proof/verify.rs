@@ -9,13 +9,13 @@ use sha2::{Digest as _, Sha256};
 use super::checkpoint::{Checkpoint, PublicKey};
 use super::export::{Counts, Manifest, Place};
 use super::stream::{Anchors, Problem, StreamVerifier};
-use super::{PAGE, read_page, read_runs};
+use super::{END, PAGE, read_page, read_runs};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{DagId, RunId, RunKey, TenantId};
 use crate::ledger::{Entry, Event, Head, Stream, StreamHead};
 use crate::limits::Limits;
-use crate::store::{PAGE_MAX, Store};
+use crate::store::{EntriesRequest, PAGE_MAX, Store};
 use crate::time::Timestamp;
 
 /// The longest line of an export that is read.
@@ -105,13 +105,7 @@ impl Known {
         let mut known = Self::default();
         for checkpoint in &options.checkpoints {
             let seq = checkpoint.heads().next().map_or(1, |(seq, _)| seq);
-            let problem = |message| Problem {
-                stream: Stream::Checkpoint,
-                seq,
-                line: None,
-                code: "bad_signature",
-                message,
-            };
+            let problem = |message: String| Problem::new(Stream::Checkpoint, seq, "bad_signature", message);
             if checkpoint.tenant() != Some(tenant) {
                 report.problems.push(problem("the exported checkpoint is of another tenant".to_owned()));
             } else if let Err(error) = checkpoint.verify(options.key.as_ref()) {
@@ -134,12 +128,26 @@ impl Known {
 /// # Errors
 /// As the store, but for `Corrupt`. What is wrong with the ledger is in the report.
 pub async fn verify_store(store: &dyn Store, tenant: &TenantId, options: &VerifyOptions) -> Result<Report> {
+    verify_seen(store, tenant, options, &[], &|_, _| ()).await
+}
+
+/// As [`verify_store`], with heads that streams are known to have had since they were pruned last, if ever, and with
+/// somebody who is shown every good entry of every run.
+pub(super) async fn verify_seen(
+    store: &dyn Store,
+    tenant: &TenantId,
+    options: &VerifyOptions,
+    heads: &[StreamHead],
+    show: &(dyn Fn(RunId, &Entry) + Sync),
+) -> Result<Report> {
     let mut report = Report::default();
-    let known = Known::of(options, tenant, &mut report);
-    let mut reader = Reader { store, tenant, options, known, report, recorded: 0 };
+    let mut known = Known::of(options, tenant, &mut report);
+    heads.iter().for_each(|named| known.note(u64::MAX, named));
+    let mut reader = Reader { store, tenant, options, known, report, recorded: 0, show };
     reader.record(Stream::Checkpoint).await?;
     reader.record(Stream::Audit).await?;
     reader.listed_runs().await?;
+    reader.pruned_runs().await?;
     for stream in reader.known.heads.keys().copied().collect::<Vec<_>>() {
         if let Stream::Run(run) = stream {
             reader.run(run, None).await?;
@@ -157,6 +165,7 @@ struct Reader<'a> {
     report: Report,
     /// How much of the checkpoint stream has been verified.
     recorded: u64,
+    show: &'a (dyn Fn(RunId, &Entry) + Sync),
 }
 
 /// What came of looking at a run.
@@ -235,13 +244,7 @@ impl Reader<'_> {
                     let run = named.and_then(|(_, run)| run.parse().ok());
                     let stream = run.map_or(Stream::Audit, Stream::Run);
                     let message = format!("rows of runs cannot be read from here on: {error}");
-                    self.report.problems.push(Problem {
-                        stream,
-                        seq: 0,
-                        line: None,
-                        code: "unreadable",
-                        message,
-                    });
+                    self.report.problems.push(Problem::new(stream, 0, "unreadable", message));
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -254,6 +257,31 @@ impl Reader<'_> {
             }
             cursor = next;
         }
+    }
+
+    /// Looks for entries of pruned runs that no row leads to. A run that was submitted again has a row again, and so has
+    /// one whose pruning was cut off before it began to delete.
+    async fn pruned_runs(&mut self) -> Result<()> {
+        let streams: Vec<Stream> = self.known.pruned.keys().copied().collect();
+        for streams in streams.chunks(PAGE) {
+            let end = |stream: &Stream| EntriesRequest {
+                tenant: self.tenant.clone(),
+                stream: *stream,
+                after: END,
+                limit: 1,
+            };
+            let requests: Vec<EntriesRequest> = streams.iter().map(end).collect();
+            for (stream, page) in streams.iter().zip(self.store.entries(&requests).await?) {
+                let Stream::Run(run) = *stream else { continue };
+                let key = RunKey { tenant: self.tenant.clone(), run };
+                if page.head.seq > 0 && self.store.run(&key).await?.is_none() {
+                    let message = format!("it was pruned, and {} entries are still there", page.head.seq);
+                    self.report.problems.push(Problem::new(*stream, 1, "left_behind", message));
+                    self.known.heads.remove(stream);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Verifies a run. `listed` is the head in the row that led to it; without one, checkpoints did.
@@ -281,10 +309,10 @@ impl Reader<'_> {
     ) -> Result<Looked> {
         let stream = Stream::Run(run);
         let key = RunKey { tenant: self.tenant.clone(), run };
-        let problem = |code, message| Problem { stream, seq: 1, line: None, code, message };
+        let problem = |code, message: String| Problem::new(stream, 1, code, message);
         // The run may go on while it is read: then its row is newer than what has been read.
         loop {
-            let head = self.read(verifier, stream, drop).await?;
+            let head = self.read(verifier, stream, |entry| (self.show)(run, &entry)).await?;
             let row = self.store.run(&key).await?;
             let empty = head.seq == 0 && verifier.head().seq == 0;
             let Some(row) = row else {
@@ -304,8 +332,10 @@ impl Reader<'_> {
                 return Ok(Looked::Found(Some(missing)));
             };
             if empty {
+                let pruned = self.known.pruned.get(&stream).is_some_and(|pruned| pruned.head == row.head);
+                let code = if pruned { "left_behind" } else { "deleted" };
                 let message = format!("its row names {} entries, and nothing is there", row.head.seq);
-                return Ok(Looked::Found(Some(problem("deleted", message))));
+                return Ok(Looked::Found(Some(problem(code, message))));
             }
             if row.head.seq > head.seq && head.seq > 0 && !verifier.is_broken() {
                 let again = read_page(self.store, self.tenant, stream, head.seq, 1).await?;
@@ -349,7 +379,7 @@ fn unreadable(verifier: &StreamVerifier, stream: Stream, error: Error) -> Result
         return Err(error);
     }
     let (seq, message) = (verifier.head().seq + 1, format!("the store cannot read it: {error}"));
-    Ok(Problem { stream, seq, line: None, code: "unreadable", message })
+    Ok(Problem::new(stream, seq, "unreadable", message))
 }
 
 /// Verifies an export, and that it is what its manifest says, if one is given. Holds the state of every run in it
@@ -429,10 +459,8 @@ impl File<'_> {
     fn line(&mut self, number: u64, line: &str, report: &mut Report) {
         let text = line.strip_suffix('\n').unwrap_or(line);
         let Ok(label) = serde_json::from_str::<Label>(text) else {
-            let message = "the line is no entry of any stream".to_owned();
-            let problem =
-                Problem { stream: Stream::Audit, seq: 0, line: Some(number), code: "unreadable", message };
-            report.problems.push(problem);
+            let problem = Problem::new(Stream::Audit, 0, "unreadable", "the line is no entry of any stream");
+            report.problems.push(Problem { line: Some(number), ..problem });
             return;
         };
         let (tenant, options, known) = (self.tenant, self.options, &mut self.known);
@@ -458,9 +486,9 @@ impl File<'_> {
         stream.at = stream.at.max(label.at);
         let place = Some((stream.at, stream.dag.clone(), label.stream));
         if place < self.place && self.unsorted.is_none() {
-            let (seq, message) = (stream.verifier.head().seq, "the line stands out of order".to_owned());
-            let code = "not_sorted";
-            self.unsorted = Some(Problem { stream: label.stream, seq, line: Some(number), code, message });
+            let seq = stream.verifier.head().seq;
+            let problem = Problem::new(label.stream, seq, "not_sorted", "the line stands out of order");
+            self.unsorted = Some(Problem { line: Some(number), ..problem });
         }
         self.place = place;
     }
@@ -479,8 +507,8 @@ impl File<'_> {
         }
         report.problems.extend(self.unsorted.take());
         for stream in heads.keys().filter(|stream| !self.streams.contains_key(stream)) {
-            let message = "the manifest names it, and it is not in the export".to_owned();
-            report.problems.push(Problem { stream: *stream, seq: 1, line: None, code: "tail_cut", message });
+            let message = "the manifest names it, and it is not in the export";
+            report.problems.push(Problem::new(*stream, 1, "tail_cut", message));
         }
         let whole = manifest.is_some_and(|manifest| manifest.run.is_none());
         for stream in self.known.heads.keys().copied().collect::<Vec<_>>() {
@@ -499,18 +527,12 @@ impl File<'_> {
                 () => continue,
             };
             if !report.problems.iter().any(|problem| problem.stream == stream) {
-                let message = message.to_owned();
-                report.problems.push(Problem { stream, seq: head.seq + 1, line: None, code, message });
+                report.problems.push(Problem::new(stream, head.seq + 1, code, message));
             }
         }
         if manifest.is_some_and(|manifest| !self.is_described(manifest, counts, sha256)) {
-            report.problems.push(Problem {
-                stream: Stream::Audit,
-                seq: 0,
-                line: None,
-                code: "manifest_differs",
-                message: "the file is not the one that the manifest describes".to_owned(),
-            });
+            let message = "the file is not the one that the manifest describes";
+            report.problems.push(Problem::new(Stream::Audit, 0, "manifest_differs", message));
         }
     }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use orch::engine::{DagRef, Identity, Orchestrator, Submit};
 use orch::ledger::RunStatus;
 use orch::store::RunRow;
+use orch_simulation::faulty::{FaultyQueue, Rates};
 use serde_json::{Value, json};
 
-use crate::faulty::{FaultyQueue, Rates};
 use crate::kit::*;
 
 async fn run_as(
@@ -78,7 +78,7 @@ async fn a1_a_key_limits_steps_over_processes_although_hints_come_twice() {
     let mut doubled = 0;
     for seed in 0..3 {
         let rates = Rates { twice: 70, ..Rates::default() };
-        let queue = FaultyQueue::new(world.queue.clone(), seed + 1, rates);
+        let queue = FaultyQueue::new(Arc::clone(&world.queue), seed + 1, rates);
         let process = witness.watch(world.process()).queue(Arc::new(queue.clone())).start().unwrap();
         processes.push((process, queue));
     }
@@ -90,8 +90,9 @@ async fn a1_a_key_limits_steps_over_processes_although_hints_come_twice() {
         assert_eq!(ended(&processes[0].0, run).await.status, RunStatus::Completed);
         check(&processes[0].0, run).await;
     }
+    world.check(true).await;
     for (_, queue) in &processes {
-        doubled += queue.dice.fired("twice");
+        doubled += queue.dice.fired("queue.twice");
     }
     assert!(doubled > 10, "{doubled}");
     assert_eq!((witness.most("g"), witness.total()), (2, 24));

@@ -8,9 +8,9 @@ use orch::executor::{Failure, StepContext};
 use orch::ledger::{RunStatus, StepStatus};
 use orch::store::MemoryStore;
 use orch::{ErrorKind, Payload};
+use orch_simulation::faulty::{FaultyStore, Rates};
 use serde_json::Value;
 
-use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
 
 #[tokio::test(start_paused = true)]
@@ -47,7 +47,7 @@ async fn a_cancellation_that_lands_together_with_a_start_reaches_it() {
     for turn in 0..300 {
         let witness = Witness::default();
         let rates = Rates { delay: 100, ..Rates::default() };
-        let store = FaultyStore::new(MemoryStore::new(), turn, rates);
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()), turn, rates);
         let builder = witness.watch(builder()).settings(settings.clone());
         let orchestrator = builder.store(Arc::new(store)).start().unwrap();
         let run = submit(&orchestrator, dag(steps)).await;

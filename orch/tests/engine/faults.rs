@@ -7,8 +7,8 @@ use orch::engine::{Orchestrator, Settings};
 use orch::ledger::{Event, RunStatus, StepStatus};
 use orch::queue::MemoryQueue;
 use orch::store::MemoryStore;
+use orch_simulation::faulty::{FaultyQueue, FaultyStore, Rates, Strike};
 
-use crate::faulty::{FaultyQueue, FaultyStore, Rates, Strike};
 use crate::kit::*;
 
 const FAN: &str = r#"
@@ -61,7 +61,7 @@ async fn all_end(orchestrator: &Orchestrator, witness: &Witness, runs: u32, calm
 async fn store_fault(rates: Rates, fault: &str) {
     let mut fired = 0;
     for seed in 1..=5 {
-        let store = FaultyStore::new(MemoryStore::new(), seed, rates);
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()), seed, rates);
         let witness = Witness::default();
         let orchestrator =
             witness.watch(builder()).settings(patient()).store(Arc::new(store.clone())).start().unwrap();
@@ -74,34 +74,34 @@ async fn store_fault(rates: Rates, fault: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn r4_a_store_that_is_away_now_and_then_delays_runs_only() {
-    store_fault(Rates { unavailable: 20, ..Rates::default() }, "unavailable").await;
+    store_fault(Rates { unavailable: 20, ..Rates::default() }, "store.unavailable").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r1_answers_lost_after_the_deed_repeat_nothing() {
-    store_fault(Rates { indeterminate: 25, ..Rates::default() }, "indeterminate").await;
+    store_fault(Rates { indeterminate: 25, ..Rates::default() }, "store.indeterminate").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn l2_storms_of_lost_races_delay_runs_only() {
-    store_fault(Rates { conflict: 40, ..Rates::default() }, "conflict").await;
+    store_fault(Rates { conflict: 40, ..Rates::default() }, "store.conflict").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r4_a_slow_store_delays_runs_only() {
-    store_fault(Rates { delay: 50, ..Rates::default() }, "delay").await;
+    store_fault(Rates { delay: 50, ..Rates::default() }, "store.delay").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r4_all_faults_of_a_store_together_delay_runs_only() {
     let rates = Rates { unavailable: 8, indeterminate: 10, conflict: 10, delay: 20, ..Rates::default() };
-    store_fault(rates, "indeterminate").await;
+    store_fault(rates, "store.indeterminate").await;
 }
 
 async fn queue_fault(rates: Rates, fault: &str) {
     let mut fired = 0;
     for seed in 1..=5 {
-        let queue = FaultyQueue::new(MemoryQueue::new(), seed, rates);
+        let queue = FaultyQueue::new(Arc::new(MemoryQueue::new()), seed, rates);
         let witness = Witness::default();
         let orchestrator =
             witness.watch(builder()).settings(patient()).queue(Arc::new(queue.clone())).start().unwrap();
@@ -114,26 +114,26 @@ async fn queue_fault(rates: Rates, fault: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn r4_lost_hints_are_made_again() {
-    queue_fault(Rates { dropped: 40, ..Rates::default() }, "dropped").await;
+    queue_fault(Rates { dropped: 40, ..Rates::default() }, "queue.dropped").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r1_a_hint_delivered_twice_starts_one_attempt() {
-    queue_fault(Rates { twice: 60, ..Rates::default() }, "twice").await;
+    queue_fault(Rates { twice: 60, ..Rates::default() }, "queue.twice").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r4_reordered_hints_change_no_outcome() {
-    queue_fault(Rates { reordered: 50, ..Rates::default() }, "reordered").await;
+    queue_fault(Rates { reordered: 50, ..Rates::default() }, "queue.reordered").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn r4_a_queue_that_is_away_now_and_then_delays_runs_only() {
-    queue_fault(Rates { unavailable: 30, ..Rates::default() }, "unavailable").await;
+    queue_fault(Rates { unavailable: 30, ..Rates::default() }, "queue.unavailable").await;
 }
 
 /// Three processes whose backends all fail in every way, on one ledger and one queue.
-async fn everything_at_once(seed: u64) -> u32 {
+async fn everything_at_once(seed: u64) -> u64 {
     let (world, witness) = (World::new(), Witness::default());
     let rates = Rates {
         unavailable: 6,
@@ -148,8 +148,8 @@ async fn everything_at_once(seed: u64) -> u32 {
     let mut processes = Vec::new();
     let mut stores = Vec::new();
     for n in 0..3 {
-        let store = FaultyStore::new(world.store.clone(), seed * 10 + n, rates);
-        let queue = FaultyQueue::new(world.queue.clone(), seed * 10 + n + 3, rates);
+        let store = FaultyStore::new(Arc::clone(&world.store), seed * 10 + n, rates);
+        let queue = FaultyQueue::new(Arc::clone(&world.queue), seed * 10 + n + 3, rates);
         let builder = witness.watch(world.process()).settings(patient()).store(Arc::new(store.clone()));
         processes.push(builder.queue(Arc::new(queue)).start().unwrap());
         stores.push(store);
@@ -166,11 +166,15 @@ async fn everything_at_once(seed: u64) -> u32 {
         assert!(row.status == RunStatus::Completed, "seed {seed}: {row:?}");
         check(&processes[0], run).await;
     }
+    world.check(true).await;
     assert_eq!(witness.repeated(), [], "seed {seed}");
     for process in processes {
         process.shutdown().await;
     }
-    stores.iter().map(|store| store.dice.fired("indeterminate") + store.dice.fired("conflict")).sum()
+    stores
+        .iter()
+        .map(|store| store.dice.fired("store.indeterminate") + store.dice.fired("store.conflict"))
+        .sum()
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +188,7 @@ async fn r1_three_processes_under_every_fault_do_everything_once() {
 
 /// A struck store, an orchestrator on it and how long a run of `steps` takes there, in milliseconds.
 async fn struck(steps: &str, text: &'static str, strike: Strike) -> (u128, Witness) {
-    let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates::default());
     let witness = Witness::default();
     let orchestrator =
         witness.watch(builder()).settings(patient()).store(Arc::new(store.clone())).start().unwrap();
@@ -192,7 +196,7 @@ async fn struck(steps: &str, text: &'static str, strike: Strike) -> (u128, Witne
     let begun = tokio::time::Instant::now();
     let row = run(&orchestrator, dag(steps)).await;
     assert_eq!(row.status, RunStatus::Completed, "{row:?}");
-    assert_eq!(store.dice.fired("strike"), 1);
+    assert_eq!(store.dice.fired("store.strike"), 1);
     check(&orchestrator, row.run).await;
     let entries = entries(&orchestrator, row.run).await;
     assert!(!entries.iter().any(|entry| matches!(entry.event, Event::StepLost(_))), "{:?}", types(&entries));
@@ -233,7 +237,7 @@ async fn a_step_whose_slots_cannot_be_named_fails_instead_of_waiting_for_ever() 
 
 #[tokio::test(start_paused = true)]
 async fn r4_a_queue_that_hangs_does_not_keep_the_ledger_from_going_on() {
-    let queue = FaultyQueue::new(MemoryQueue::new(), 1, Rates::default());
+    let queue = FaultyQueue::new(Arc::new(MemoryQueue::new()), 1, Rates::default());
     let orchestrator = builder().queue(Arc::new(queue.clone())).start().unwrap();
     let gate = submit(
         &orchestrator,
@@ -254,7 +258,7 @@ async fn r4_a_queue_that_hangs_does_not_keep_the_ledger_from_going_on() {
 
 #[tokio::test(start_paused = true)]
 async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_run_goes_on() {
-    let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates::default());
     let witness = Witness::default();
     let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
     // The end of `a` starts `b` in the same append, and its answer is lost for good; `long` keeps the lease.
@@ -266,7 +270,7 @@ async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_ru
 "#;
     let run = submit(&orchestrator, dag(steps)).await;
     millis(5_000).await;
-    assert_eq!((store.dice.fired("blind"), witness.executions("b"), witness.running()), (3, 1, 1));
+    assert_eq!((store.dice.fired("store.blind"), witness.executions("b"), witness.running()), (3, 1, 1));
     assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
     let state = check(&orchestrator, run).await;
     assert_eq!(step(&state, "b").attempt, 2, "its first attempt had started and was lost");
@@ -274,7 +278,8 @@ async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_ru
 
 #[tokio::test(start_paused = true)]
 async fn r3_a_successor_does_not_overtake_a_hint_that_came_while_a_claim_was_on_its_way() {
-    let queue = FaultyQueue::new(MemoryQueue::new(), 1, Rates { answers_after: 50, ..Rates::default() });
+    let queue =
+        FaultyQueue::new(Arc::new(MemoryQueue::new()), 1, Rates { answers_after: 50, ..Rates::default() });
     let witness = Witness::default();
     let settings = Settings { slots: 2, ..patient() };
     let orchestrator = witness.watch(builder()).settings(settings).queue(Arc::new(queue)).start().unwrap();

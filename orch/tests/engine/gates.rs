@@ -131,9 +131,9 @@ async fn holding_and_letting_go_in_quick_turns_loses_no_hint() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_waits_for_a_person_costs_nothing() {
-    use crate::faulty::{FaultyStore, Rates};
+    use orch_simulation::faulty::{FaultyStore, Rates};
     use std::sync::Arc;
-    let store = FaultyStore::new(orch::store::MemoryStore::new(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::new(orch::store::MemoryStore::new()), 1, Rates::default());
     let orchestrator = builder().store(Arc::new(store.clone())).start().unwrap();
     let run = submit(&orchestrator, dag("  - { id: gate, uses: gate/approval }\n")).await;
     until(&orchestrator, run, "gate", StepStatus::Waiting).await;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use orch::engine::{DagRef, Identity, Orchestrator, OrchestratorBuilder, Settings, Submit};
 use orch::executor::{Failure, StepContext};
-use orch::ledger::{Entry, Event, StepStatus};
-use orch::lock::MemoryLock;
-use orch::planner::{RunState, StepState, unshared_plan};
-use orch::queue::MemoryQueue;
-use orch::store::{MemoryStore, RunRow};
+use orch::ledger::{Entry, StepStatus, Stream};
+use orch::lock::{Lock, MemoryLock};
+use orch::planner::{RunState, StepState};
+use orch::proof::{Observed, Outside, StreamVerifier};
+use orch::queue::{MemoryQueue, Queue};
+use orch::store::{MemoryStore, RunRow, Store};
 use orch::{Clock, Limits, RunId, StepKey, TenantId, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -34,33 +35,44 @@ impl Clock for TokioClock {
 /// The backends that several orchestrators share, as processes share servers.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
-    pub(crate) store: MemoryStore,
-    pub(crate) queue: MemoryQueue,
-    pub(crate) lock: MemoryLock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) lock: Arc<dyn Lock>,
+    observed: Observed,
     pub(crate) clock: TokioClock,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        let observed = Observed::new();
         Self {
-            store: MemoryStore::new(),
-            queue: MemoryQueue::new(),
-            lock: MemoryLock::new(),
+            store: observed.store(Arc::new(MemoryStore::new())),
+            queue: observed.queue(Arc::new(MemoryQueue::new())),
+            lock: observed.lock(Arc::new(MemoryLock::new())),
+            observed,
             clock: TokioClock::new(),
         }
+    }
+
+    /// Holds everything that was seen at the seams, and the whole ledger, against the invariants; with `calm`, every run
+    /// must have ended.
+    pub(crate) async fn check(&self, calm: bool) {
+        let outside = Outside { calm, still: false };
+        let report = self.observed.check(self.store.as_ref(), outside).await.unwrap();
+        assert_eq!(report.problems, []);
     }
 
     /// One process on the shared store and lock, with a queue in its own memory.
     pub(crate) fn process(&self) -> OrchestratorBuilder {
         builder()
-            .store(Arc::new(self.store.clone()))
-            .lock(Arc::new(self.lock.clone()))
+            .store(Arc::clone(&self.store))
+            .lock(Arc::clone(&self.lock))
             .clock(Arc::new(self.clock.clone()))
     }
 
     /// One process on everything shared.
     pub(crate) fn member(&self) -> OrchestratorBuilder {
-        self.process().queue(Arc::new(self.queue.clone()))
+        self.process().queue(Arc::clone(&self.queue))
     }
 }
 
@@ -294,22 +306,15 @@ pub(crate) async fn millis(span: u64) {
     tokio::time::sleep(Duration::from_millis(span)).await;
 }
 
-/// Folds a run strictly from its bytes and holds it against its row (L1, L3), and counts successes (R1).
+/// Holds a run and its row against every invariant that the ledger alone can show.
 pub(crate) async fn check(orchestrator: &Orchestrator, run: RunId) -> RunState {
     let mut events = orchestrator.events(&who(), run, 0, false);
-    let (mut lines, mut wins) = (String::new(), BTreeMap::<String, u32>::new());
-    while let Some((entry, line)) = events.next().await.unwrap() {
-        lines.push_str(&line);
-        if !line.ends_with('\n') {
-            lines.push('\n');
-        }
-        if let Event::StepSucceeded(success) = &entry.event {
-            *wins.entry(success.step.to_string()).or_default() += 1;
-        }
+    let mut verifier = StreamVerifier::new(who().tenant, Stream::Run(run), Limits::default());
+    while let Some((_, line)) = events.next().await.unwrap() {
+        verifier.push(line.trim_end_matches('\n'));
     }
-    assert!(wins.values().all(|count| *count == 1), "a step succeeded twice: {wins:?}");
-    let state = RunState::fold([lines.as_str()], unshared_plan).unwrap().unwrap();
     let row = orchestrator.run(&who(), run).await.unwrap();
-    assert_eq!(RunRow { wake_at: row.wake_at, ..state.row() }, row);
-    state
+    assert_eq!(verifier.finish(Some(row.head)), None);
+    assert_eq!(verifier.compare_row(&row), None);
+    state(orchestrator, run).await
 }

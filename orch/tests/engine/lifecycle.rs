@@ -8,8 +8,8 @@ use orch::engine::{Roles, Settings};
 use orch::ledger::{RunStatus, StepStatus};
 use orch::store::MemoryStore;
 use orch::{Clock, ErrorKind, Timestamp};
+use orch_simulation::faulty::{FaultyStore, Rates};
 
-use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +33,7 @@ async fn a_shutdown_lets_attempts_end_and_starts_no_more() {
 async fn a_shutdown_ends_although_a_start_lands_when_all_was_told_to_stop() {
     let witness = Witness::default();
     for thaw in [1_900, 2_000, 2_050, 2_300, 2_900] {
-        let store = FaultyStore::new(MemoryStore::new(), 1, Rates::default());
+        let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates::default());
         let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
         store.freeze_at("step.started");
         let run = submit(&orchestrator, dag("  - { id: a, uses: fn/act, with: { millis: 900000 } }\n")).await;
@@ -68,7 +68,7 @@ async fn r4_a_restart_makes_the_hints_of_a_queue_in_memory_again() {
     }
     first.shutdown().await;
     // The store is away when the next process starts, for a while.
-    let store = FaultyStore::new(world.store.clone(), 1, Rates { unavailable: 100, ..Rates::default() });
+    let store = FaultyStore::new(Arc::clone(&world.store), 1, Rates { unavailable: 100, ..Rates::default() });
     let second = witness.watch(world.process()).store(Arc::new(store.clone())).start().unwrap();
     millis(1_000).await;
     store.stop_faults();
@@ -77,7 +77,7 @@ async fn r4_a_restart_makes_the_hints_of_a_queue_in_memory_again() {
         assert_eq!(ended(&second, run).await.status, RunStatus::Completed);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    assert!(store.dice.fired("unavailable") > 0);
+    assert!(store.dice.fired("store.unavailable") > 0);
     assert_eq!(witness.total(), 1_400);
 }
 
@@ -208,7 +208,8 @@ async fn a_process_works_for_its_tenants_and_queues_only() {
 
 #[tokio::test(start_paused = true)]
 async fn trouble_with_the_store_can_be_seen_while_it_lasts() {
-    let store = FaultyStore::new(MemoryStore::new(), 1, Rates { unavailable: 100, ..Rates::default() });
+    let store =
+        FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates { unavailable: 100, ..Rates::default() });
     let orchestrator = builder().store(Arc::new(store.clone())).start().unwrap();
     assert_eq!(orchestrator.stats().trouble, None);
     let steps = dag("  - { id: a, uses: fn/echo }\n");
@@ -225,7 +226,7 @@ async fn r4_a_decision_that_was_cut_off_between_two_appends_is_finished_by_anoth
     let (world, witness) = (World::new(), Witness::default());
     let mut settings = quick();
     settings.limits.append_entries = 20;
-    let store = FaultyStore::new(world.store.clone(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::clone(&world.store), 1, Rates::default());
     let first = witness.watch(world.process()).settings(settings.clone()).store(Arc::new(store.clone()));
     let first = first.start().unwrap();
     // In the third piece or so; whoever waits for the first process waits for ever.

@@ -6,7 +6,6 @@ mod cache_and_slots;
 mod cancel;
 mod events;
 mod faults;
-mod faulty;
 mod gates;
 mod kit;
 mod lifecycle;

@@ -8,9 +8,9 @@ use orch::ledger::{Event, RunStatus, StepStatus};
 use orch::queue::MemoryQueue;
 use orch::store::MemoryStore;
 use orch::{Clock, RunId, SystemClock, Timestamp};
+use orch_simulation::faulty::{FaultyStore, Rates};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
 
 const STEPS: &str = r#"
@@ -22,7 +22,7 @@ const STEPS: &str = r#"
 
 /// Starts a process on the world's store through a store of its own that can be frozen.
 fn mortal(world: &World, witness: &Witness, shared_queue: bool) -> (Orchestrator, FaultyStore) {
-    let store = FaultyStore::new(world.store.clone(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::clone(&world.store), 1, Rates::default());
     let builder = if shared_queue { world.member() } else { world.process() };
     (witness.watch(builder).store(Arc::new(store.clone())).start().unwrap(), store)
 }
@@ -39,6 +39,7 @@ async fn share(shared_queue: bool) {
         assert_eq!(ended(&processes[0], run).await.status, RunStatus::Completed);
         check(&processes[1], run).await;
     }
+    world.check(true).await;
     assert_eq!(witness.repeated(), []);
     assert_eq!(witness.total(), 30 * 4);
     assert!(begun.elapsed() < Duration::from_secs(10), "hints were lost on the way: {:?}", begun.elapsed());
@@ -70,6 +71,7 @@ async fn carried_on(shared_queue: bool) {
         assert_eq!(ended(&heir, run).await.status, RunStatus::Completed);
         check(&heir, run).await;
     }
+    world.check(true).await;
     // Lost hints are found within 30 s of the last word of a run, lost leases within a lease; then a sweep.
     assert!(begun.elapsed() < Duration::from_secs(35), "{:?}", begun.elapsed());
     assert!(second.total() > 0);
@@ -101,6 +103,7 @@ async fn r2_a_zombie_records_nothing_of_what_it_lost() {
     assert_eq!(ended(&heir, run).await.status, RunStatus::Completed);
     millis(2_000).await;
     let state = check(&heir, run).await;
+    world.check(true).await;
     assert_eq!(step(&state, "a").attempt, 2);
     let entries = entries(&heir, run).await;
     let lost = entries.iter().filter(|entry| matches!(entry.event, Event::StepLost(_))).count();

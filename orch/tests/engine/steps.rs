@@ -1,6 +1,7 @@
 //! Steps: order, places, priorities, time, inputs and outputs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use orch::engine::{DagRef, Settings, Submit};
 use orch::executor::{Failure, Secret, StepContext};
@@ -201,7 +202,7 @@ async fn a_secret_is_found_nowhere_in_the_ledger() {
         .task("leak", |context: StepContext, fails: bool| async move {
             let text = format!("it is {}", context.secrets["KEY"].expose());
             context.progress.note(&text);
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
             if fails { Err(Failure::fatal("leak", text)) } else { Ok(text) }
         })
         .start()
@@ -219,10 +220,8 @@ async fn a_secret_is_found_nowhere_in_the_ledger() {
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_secret_fails_the_step_and_gives_its_slots_back() {
-    let orchestrator = builder()
-        .settings(Settings { lease: std::time::Duration::from_secs(300), ..quick() })
-        .start()
-        .unwrap();
+    let orchestrator =
+        builder().settings(Settings { lease: Duration::from_secs(300), ..quick() }).start().unwrap();
     let steps = r#"
   - { id: a, uses: fn/echo, secrets: [NONE], concurrency: [{ key: k, limit: 1 }] }
   - { id: b, uses: fn/echo, needs: [a], when: "true", concurrency: [{ key: k, limit: 1 }] }
@@ -308,4 +307,28 @@ async fn a_wide_run_is_written_in_appends_of_bounded_length_and_ends() {
         }
     }
     assert!((20..60).contains(&longest), "{longest}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_that_block_their_threads_do_not_hold_up_those_behind_them() {
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let receiver = Arc::new(std::sync::Mutex::new(receiver));
+    let blocks = move |_: StepContext, _: Value| {
+        let receiver = Arc::clone(&receiver);
+        async move {
+            let freed = || receiver.lock().unwrap().recv_timeout(Duration::from_secs(60)).is_ok();
+            let freed = tokio::task::block_in_place(freed);
+            if freed { Ok(()) } else { Err(Failure::fatal("held_up", "nobody else came to run")) }
+        }
+    };
+    let frees = move |_: StepContext, _: Value| {
+        let sender = sender.clone();
+        async move { (0..8).try_for_each(|_| sender.send(())).map_err(|e| Failure::from_error("gone", &e)) }
+    };
+    let orchestrator =
+        orch::engine::Orchestrator::builder().task("block", blocks).task("free", frees).start().unwrap();
+    let steps: Vec<String> = (0..8).map(|n| format!("  - {{ id: a{n}, uses: fn/block }}\n")).collect();
+    let row = run(&orchestrator, dag(&format!("{}  - {{ id: z, uses: fn/free }}\n", steps.concat()))).await;
+    assert_eq!(row.status, RunStatus::Completed, "{row:?}");
+    orchestrator.shutdown().await;
 }

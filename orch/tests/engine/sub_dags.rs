@@ -5,9 +5,9 @@ use std::sync::Arc;
 use orch::engine::{Orchestrator, Settings};
 use orch::ledger::{Event, RunStatus, StepStatus};
 use orch::{Limits, RunId};
+use orch_simulation::faulty::{FaultyStore, Rates};
 use serde_json::json;
 
-use crate::faulty::{FaultyStore, Rates};
 use crate::kit::*;
 
 async fn publish(orchestrator: &Orchestrator, id: &str, rest: &str) {
@@ -68,7 +68,7 @@ async fn a_failed_sub_dag_is_tried_again_as_a_new_run_after_its_backoff() {
 
 #[tokio::test(start_paused = true)]
 async fn a_held_run_with_a_sub_dag_to_be_tried_again_does_not_spin() {
-    let store = FaultyStore::new(orch::store::MemoryStore::new(), 1, Rates::default());
+    let store = FaultyStore::new(Arc::new(orch::store::MemoryStore::new()), 1, Rates::default());
     let orchestrator = builder().store(Arc::new(store.clone())).start().unwrap();
     publish(&orchestrator, "child", "steps:\n  - { id: x, uses: fn/boom }\n").await;
     let steps = "  - { id: sub, uses: dag/child@1, retry: { maxAttempts: 3, backoff: 10s } }\n";
@@ -109,7 +109,7 @@ async fn a_run_cancelled_at_any_moment_leaves_no_child_running() {
     let witness = Witness::default();
     for turn in 0..60 {
         let rates = Rates { delay: 60, ..Rates::default() };
-        let store = FaultyStore::new(orch::store::MemoryStore::new(), turn, rates);
+        let store = FaultyStore::new(Arc::new(orch::store::MemoryStore::new()), turn, rates);
         let orchestrator = witness.watch(builder()).store(Arc::new(store.clone())).start().unwrap();
         publish(&orchestrator, "child", "steps:\n  - { id: x, uses: fn/act, with: { millis: 90000 } }\n")
             .await;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::id::StepKey;
+use crate::invariant::Invariant;
 use crate::ledger::StepStatus;
 use crate::planner::plan::SharedPlan;
 use crate::planner::state::{MapState, RunState, StepRef};
@@ -28,7 +29,8 @@ impl RunState {
         Err(Error::corrupt("entry does not fit the step's status")
             .with("entry", what)
             .with("step", key)
-            .with("status", status))
+            .with("status", status)
+            .with("invariant", broken_by(what, status)))
     }
 
     /// The step, if it is pending and its turn has come: R3.
@@ -46,7 +48,10 @@ impl RunState {
         if turn {
             return Ok(at);
         }
-        Err(Error::corrupt("entry comes before the step's turn").with("entry", what).with("step", key))
+        Err(Error::corrupt("entry comes before the step's turn")
+            .with("entry", what)
+            .with("step", key)
+            .with("invariant", Invariant::R3))
     }
 
     /// Checks that an entry about a running or queued attempt names the current one: the fence of R1 and R2.
@@ -65,7 +70,8 @@ impl RunState {
             .with("entry", what)
             .with("step", key)
             .with("attempt", attempt)
-            .with("current", current))
+            .with("current", current)
+            .with("invariant", Invariant::R2))
     }
 
     /// The attempt under way that an entry is about.
@@ -193,5 +199,16 @@ impl RunState {
 
     pub(super) fn map_mut(&mut self, step: u32) -> &mut MapState {
         self.steps[step as usize].map.as_mut().expect("children have an expanded parent")
+    }
+}
+
+/// Which invariant an entry breaks that does not fit the status of its step.
+fn broken_by(what: &str, status: StepStatus) -> Invariant {
+    match what {
+        "step.scheduled" | "step.started" | "step.waiting" | "step.skipped" | "gate.requested"
+        | "map.expanded" => Invariant::R3,
+        "step.succeeded" if status == StepStatus::Succeeded => Invariant::R1,
+        "step.succeeded" | "step.failed" | "step.parked" | "step.lost" => Invariant::R2,
+        _ => Invariant::L3,
     }
 }

@@ -9,6 +9,7 @@ use super::state::{Ended, Ending, RunState, StepRef, StepState};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::id::RunKey;
+use crate::invariant::Invariant;
 use crate::ledger::{Entry, Event, Head, RunRetried, RunStatus, StepStatus, Stream};
 use crate::payload::Payload;
 use crate::time::Timestamp;
@@ -72,7 +73,11 @@ impl RunState {
     pub fn apply(&mut self, at: Timestamp, actor: &str, event: &Event) -> Result<()> {
         self.last_at = at;
         if self.ended.is_some() && !matches!(event, Event::RunRetried(_)) {
-            return Err(refused("the run has ended", event));
+            let error = refused("the run has ended", event);
+            // What an attempt says after its run is over, nobody holds any more.
+            let outcome =
+                event.type_name().starts_with("step.") || matches!(event, Event::AttemptProgress(_));
+            return Err(if outcome { error.with("invariant", Invariant::R2) } else { error });
         }
         match event {
             Event::RunStarted(_) if self.started_at.is_some() => {

@@ -4,6 +4,7 @@ use super::super::state::{MapState, RunState, StepError, StepRef, Verdict, Wait}
 use crate::error::{Error, Result};
 use crate::expr::LazyValue;
 use crate::id::StepKey;
+use crate::invariant::Invariant;
 use crate::ledger::{
     ArtifactRef, AttemptProgress, GateDecided, GateKind, GateRequested, MapExpanded, SignalReceived,
     StepCancelled, StepFailed, StepLost, StepParked, StepScheduled, StepSkipped, StepStarted, StepStatus,
@@ -25,7 +26,8 @@ impl RunState {
         if e.attempt != self.at(at).attempt + 1 {
             return Err(Error::corrupt("attempts are numbered without gaps")
                 .with("step", &e.step)
-                .with("attempt", e.attempt));
+                .with("attempt", e.attempt)
+                .with("invariant", Invariant::R2));
         }
         let had_place = self.is_active(at);
         if at.child.is_some() && !had_place && self.map_mut(at.step).active >= self.places(at) {
@@ -94,7 +96,8 @@ impl RunState {
         if held.is_empty() || !e.notes.iter().all(own) {
             return Err(Error::corrupt("entry is about an attempt that its worker does not hold")
                 .with("entry", "attempt.progress")
-                .with("worker", e.worker.as_str()));
+                .with("worker", e.worker.as_str())
+                .with("invariant", Invariant::R2));
         }
         for at in held {
             self.at_mut(at).lease_until = Some(e.lease_until);

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod exports;
+mod invariants;
 mod stores;
 mod tampering;
 
