@@ -230,8 +230,14 @@ fn executed(said: &str) -> Option<u64> {
 
 /// What was found, where it lies, and how to see it again.
 fn finding(target: &str, said: &str, log: &Path) -> String {
-    let why = said.lines().find(|line| line.contains("panicked at") || line.contains("ERROR: libFuzzer"));
-    let why = why.unwrap_or("it did not end well").trim();
+    let mut lines =
+        said.lines().skip_while(|line| !line.contains("panicked at") && !line.contains("ERROR: libFuzzer"));
+    // A panic says where in one line and why in the next.
+    let why = match lines.next() {
+        Some(line) if line.contains("panicked at") => format!("{line} {}", lines.next().unwrap_or_default()),
+        line => line.unwrap_or("it did not end well").to_owned(),
+    };
+    let why = why.trim();
     let input =
         said.lines().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path.trim());
     match input {
@@ -278,9 +284,9 @@ mod tests {
 
     #[test]
     fn a_finding_is_told_with_its_input_and_how_to_see_it_again() {
-        let said = "thread panicked at src/lib.rs:1:2:\nartifact_prefix='a/'; Test unit written to a/crash-1\nBase64: x\n";
+        let said = "thread panicked at src/lib.rs:1:2:\nit broke\nartifact_prefix='a/'; Test unit written to a/crash-1\nBase64: x\n";
         let told = finding("spec", said, Path::new("log"));
-        assert!(told.contains("panicked at src/lib.rs:1:2"), "{told}");
+        assert!(told.contains("panicked at src/lib.rs:1:2: it broke\n"), "{told}");
         assert!(told.ends_with("cargo xtask fuzz spec --input a/crash-1"), "{told}");
         assert!(finding("spec", "", Path::new("log")).contains("log"));
         assert_eq!(executed("x\nstat::number_of_executed_units: 12\n"), Some(12));
