@@ -126,8 +126,10 @@ fn samples() -> Vec<Event> {
 /// The samples as one chain.
 fn chain() -> String {
     let mut chain = Chain::new(&tenant(), Stream::Run(run()), Head::EMPTY);
-    for event in samples() {
-        chain.push("al\"ice\n", Timestamp::from_micros(1_700_000_000_123_456), &event).unwrap();
+    for (number, event) in (1..).zip(samples()) {
+        let at = Timestamp::from_micros(1_700_000_000_123_456);
+        assert_eq!(chain.push("al\"ice\n", at, &event).unwrap(), number);
+        assert_eq!((chain.count() as u64, chain.head().seq), (number, number));
     }
     chain.finish().unwrap().0.to_string()
 }

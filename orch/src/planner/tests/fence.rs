@@ -160,7 +160,17 @@ fn r1_r2_r3_a_step_takes_only_the_events_of_its_status_and_attempt() {
 #[test]
 fn r3_a_step_whose_turn_has_come_begins_in_its_own_way() {
     let mut sim = Sim::unopened(&plan(), &json!({}), "t1");
+    for (step, name) in [("g", "requested"), ("s", "waiting"), ("m", "expanded")] {
+        let (_, event) = about(step, 1).into_iter().find(|(other, _)| *other == name).unwrap();
+        refuses(&sim, event, "its run has not begun");
+    }
     sim.state.apply(sim.now, "x", &RunStarted {}.into()).unwrap();
+    for (until, signal) in [(None, None), (Some(T0), Some("go".to_owned()))] {
+        for step in ["s", "t"] {
+            let event = StepWaiting { signal: signal.clone(), until, ..waiting(step) };
+            assert!(sim.state.clone().apply(sim.now, "x", &event.into()).is_err(), "it waits for one thing");
+        }
+    }
     let sleep = StepWaiting { signal: None, until: Some(T0), ..waiting("t") };
     for (step, begins) in [
         ("a", "scheduled"),

@@ -76,6 +76,34 @@ fn cancelling_ends_a_run_in_every_state_once_what_runs_has_stopped() {
 }
 
 #[test]
+fn cancelling_ends_a_run_whatever_is_left_of_it() {
+    let park = json!({"retry": {"onExhausted": "park"}});
+    let kinds = [
+        vec![gate("w", json!({}))],
+        vec![with(task("p", &[]), park)],
+        vec![task("q", &[])],
+        vec![task("r", &[]), task("after", &["r"])],
+    ];
+    for chosen in 1..1u32 << kinds.len() {
+        let some = kinds.iter().enumerate().filter(|(kind, _)| chosen >> kind & 1 == 1);
+        let steps: Vec<Value> = some.flat_map(|(_, steps)| steps.clone()).collect();
+        let mut sim = Sim::new(&plan_of(&steps));
+        if chosen & 2 == 2 {
+            sim.run("p", fatal());
+        }
+        if chosen & 8 == 8 {
+            sim.start(sim.at("r"));
+        }
+        sim.operate(&Operation::Cancel).unwrap();
+        assert_eq!(sim.state.counts().cancelled as usize, steps.len() - usize::from(chosen & 8 == 8));
+        if chosen & 8 == 8 {
+            sim.finish(sim.at("r"), Outcome::Cancelled);
+        }
+        assert_eq!(sim.ended(), Some(RunStatus::Cancelled), "{steps:?}");
+    }
+}
+
+#[test]
 fn a_success_that_comes_while_the_run_is_being_cancelled_counts() {
     let mut sim = busy();
     sim.operate(&Operation::Cancel).unwrap();

@@ -42,6 +42,14 @@ fn a_plan_reads_back_as_itself() {
 }
 
 #[test]
+fn a_recorded_plan_reads_back_under_tighter_limits_than_it_was_made_under() {
+    let plan = plan_of(&[task("a", &[]), with(task("b", &["a"]), json!({"when": "steps.a.output.n > 1"}))]);
+    let tight = Limits { steps: 1, expression_bytes: 1, ..Limits::default() };
+    assert_eq!(Plan::read(plan.document(), &tight).unwrap().hash(), plan.hash());
+    assert!(Plan::new(plan.dag().clone(), &tight).is_err(), "it could not be made now");
+}
+
+#[test]
 fn the_hash_of_a_plan_is_pinned() {
     let plan = plan_of(&[task("b", &["a"]), task("a", &[])]);
     assert_eq!(
