@@ -91,6 +91,8 @@ fn what_the_parser_would_report_is_refused() {
     let dag = |steps: &[Value]| serde_json::from_value(dag_of(steps)).unwrap();
     let refused = |steps: &[Value]| Plan::new(dag(steps), &Limits::default()).unwrap_err().to_string();
     assert!(refused(&[task("a", &["b"]), task("b", &["a"])]).contains("circle step=`a`"));
+    let beside = [task("0", &[]), task("a", &["0", "b"]), task("b", &["a"])];
+    assert!(refused(&beside).contains("circle step=`a`"), "not the one beside it");
     assert!(refused(&[task("a", &["x"])]).contains("does not exist step=`a` need=`x`"));
     assert!(refused(&[task("a", &[]), task("a", &[])]).contains("same id"));
     assert!(refused(&[with(task("a", &[]), json!({"when": "1 +"}))]).contains("does not compile"));
