@@ -69,6 +69,15 @@ fn the_same_seed_is_the_same_world_byte_by_byte_and_another_seed_another() {
     }
 }
 
+#[test]
+fn worlds_that_once_broke_an_invariant_keep_it() {
+    // R1: a hint that came twice began an attempt again that its worker had stopped because its lease had ended.
+    for seed in [109_969] {
+        let outcome = simulate(seed, None);
+        assert!(outcome.is_good(), "seed {seed}: {:?} {:?}", outcome.problems, outcome.odd);
+    }
+}
+
 /// Some seed shows the defect, and the first thing said of it is the invariant that it breaks.
 fn is_caught(bug: Bug) {
     let outcomes = play(400, Some(bug), |outcome| !outcome.problems.is_empty());

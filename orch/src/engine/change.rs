@@ -57,7 +57,7 @@ pub(super) enum Change {
     Progress {
         notes: Vec<ProgressNote>,
     },
-    /// The worker gives an attempt back because it shuts down.
+    /// The worker gives an attempt back: it shuts down, or has lost touch with it.
     Release {
         step: StepKey,
         attempt: u32,

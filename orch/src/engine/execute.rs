@@ -19,7 +19,7 @@ use super::change::{AttemptEnd, Change, Request};
 use super::core::Core;
 use super::effects::Launch;
 use super::work::{holder, release_slots};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
 use crate::id::{RunKey, StepKey, TenantId};
 use crate::ledger::ArtifactRef;
@@ -315,11 +315,16 @@ async fn record(
     stop: Option<Stop>,
 ) {
     let Launch { step, attempt, run: key, permit, .. } = launch;
-    if stop == Some(Stop::Lost) {
-        tracing::warn!(run = %key, %step, "an attempt was lost; its result is dropped");
-        return core.active.end(&key, &(step, attempt));
-    }
-    let gave_back = stop == Some(Stop::Shutdown) && !matches!(outcome, Outcome::Succeeded(_));
+    let gave_back = match stop {
+        // The ledger may still say that it is this worker's. Until it does not, the attempt counts as under way: a hint
+        // that comes twice would begin it once more.
+        Some(Stop::Lost) => {
+            tracing::warn!(run = %key, %step, "an attempt was lost; its result is dropped");
+            true
+        }
+        Some(Stop::Shutdown) => !matches!(outcome, Outcome::Succeeded(_)),
+        Some(Stop::Cancelled) | None => false,
+    };
     let change = if gave_back {
         Change::Release { step, attempt, permit: Some(permit) }
     } else {
@@ -338,8 +343,14 @@ pub(super) fn recorded(core: &Core, key: &RunKey, change: &Change, error: Option
         Change::Release { step, attempt, .. } => (step, *attempt),
         _ => return,
     };
-    if let Some(error) = error {
-        tracing::warn!(run = %key, %step, %error, "the end of an attempt was not recorded");
+    match (error, change) {
+        (None, _) => {}
+        (Some(error), Change::Release { .. }) if error.kind() == ErrorKind::LeaseLost => {
+            tracing::debug!(run = %key, %step, "an attempt was given back that is not this worker's any more");
+        }
+        (Some(error), _) => {
+            tracing::warn!(run = %key, %step, %error, "the end of an attempt was not recorded");
+        }
     }
     core.active.end(key, &(step.clone(), attempt));
 }
