@@ -168,7 +168,7 @@ impl Play {
             });
             match submitted.await {
                 Ok(Ok(submitted)) => {
-                    self.world.observed.submitted(&who.tenant, &token, &submitted);
+                    self.world.observed.submitted(&who.tenant, &token, &submitted.run);
                     let run = submitted.run.run;
                     self.world.trace.note(format_args!("submitted {run} {}", submitted.new));
                     clients.fetch_sub(1, Ordering::Relaxed);

@@ -17,7 +17,6 @@ pub use check::Outside;
 
 use super::Problem;
 use crate::digest::Digest;
-use crate::engine::Submitted;
 use crate::error::ErrorKind;
 use crate::executor::StepContext;
 use crate::id::{DagId, RunId, RunKey, StepKey, TenantId};
@@ -120,9 +119,8 @@ impl Observed {
         }
     }
 
-    /// A submission that asked for `token` was answered.
-    pub fn submitted(&self, tenant: &TenantId, token: &str, submitted: &Submitted) {
-        let row = &submitted.run;
+    /// A submission that asked for `token` was answered with a row.
+    pub fn submitted(&self, tenant: &TenantId, token: &str, row: &RunRow) {
         self.answered(tenant, row);
         let key = (tenant.clone(), row.dag.clone(), token.to_owned(), row.inputs_hash);
         let first = *self.seen().submitted.entry(key).or_insert(row.run);
