@@ -70,31 +70,32 @@ impl From<&str> for Cell {
 
 /// A set of rows for one statement.
 struct Rows {
-    width: usize,
+    many: &'static Many,
     cells: Vec<Cell>,
 }
 
 impl Rows {
-    fn of_width(width: usize) -> Self {
-        Self { width, cells: Vec::new() }
+    fn of(many: &'static Many) -> Self {
+        Self { many, cells: Vec::new() }
     }
 
     fn push<const WIDTH: usize>(&mut self, row: [Cell; WIDTH]) {
-        debug_assert_eq!(WIDTH, self.width, "a row is as wide as its set");
+        debug_assert_eq!(WIDTH, self.many.width(), "a row is as wide as its set");
         self.cells.extend(row);
     }
 
-    /// The parts of the statement that take these rows.
-    fn parts(&self, many: &Many) -> Vec<(usize, &'static str)> {
-        many.parts(self.cells.len() / self.width).collect()
+    fn parts(&self) -> Vec<Part> {
+        self.many.parts(self.cells.len() / self.many.width())
     }
 
-    /// The parts, each with the values of its rows.
-    fn bound(self, parts: &[(usize, &'static str)]) -> impl Iterator<Item = SqliteQuery> {
+    /// The values of each part, filled up to what it takes.
+    fn split(self, parts: &[Part]) -> impl Iterator<Item = (&'static str, Vec<Cell>)> {
+        let width = self.many.width();
         let mut cells = self.cells.into_iter();
         parts.iter().map(move |(rows, sql)| {
-            let query = sqlx::query(*sql);
-            cells.by_ref().take(rows * self.width).fold(query, Cell::bind)
+            let mut own: Vec<Cell> = cells.by_ref().take(rows * width).collect();
+            own.resize_with(rows * width, || Cell::Null);
+            (*sql, own)
         })
     }
 }
@@ -122,14 +123,14 @@ struct Changes {
 }
 
 impl Changes {
-    fn sets(self) -> [(&'static Many, Rows); 5] {
-        [
-            (&INSERT_STREAMS, self.new),
-            (&UPDATE_STREAMS, self.moved),
-            (&INSERT_APPENDS, self.chunks),
-            (&UPSERT_RUNS, self.placed),
-            (&UPDATE_RUNS, self.kept),
-        ]
+    fn new() -> Self {
+        Self {
+            new: Rows::of(&INSERT_STREAMS),
+            moved: Rows::of(&UPDATE_STREAMS),
+            chunks: Rows::of(&INSERT_APPENDS),
+            placed: Rows::of(&UPSERT_RUNS),
+            kept: Rows::of(&UPDATE_RUNS),
+        }
     }
 }
 
@@ -145,21 +146,23 @@ pub(crate) async fn begin_and_append(
         false => 0,
     };
     let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
-    let sets = changes.sets().map(|(many, rows)| (rows.parts(many), rows));
-    if sets.iter().all(|(parts, _)| parts.len() <= 1) {
-        // Small sets go in one call of the driver: of a single append, calls cost more than what they do.
-        let sql: Vec<&str> = sets.iter().flat_map(|(parts, _)| parts).map(|(_, sql)| *sql).collect();
-        if !sql.is_empty() {
-            let query = sqlx::query(AssertSqlSafe(sql.join("; ")));
-            let cells = sets.into_iter().flat_map(|(_, rows)| rows.cells);
-            cells.fold(query, Cell::bind).execute(connection).await?;
-        }
+    let Changes { new, moved, chunks, placed, kept } = changes;
+    let sets = [new, moved, chunks, placed, kept].map(|rows| (rows.parts(), rows));
+    // Together in one call of the driver, unless that would make texts of which no two are alike.
+    let small = sets.iter().all(|(parts, _)| parts.len() <= 1);
+    let parts = sets.into_iter().flat_map(|(parts, rows)| rows.split(&parts).collect::<Vec<_>>());
+    let (texts, values): (Vec<&str>, Vec<Vec<Cell>>) = parts.unzip();
+    if small && !texts.is_empty() {
+        let query = sqlx::query(AssertSqlSafe(texts.join("; ")));
+        values.into_iter().flatten().fold(query, Cell::bind).execute(connection).await?;
         return Ok(conflicts);
     }
-    for (parts, rows) in sets {
-        for query in rows.bound(&parts) {
-            query.execute(&mut *connection).await?;
-        }
+    for (sql, values) in texts.into_iter().zip(values) {
+        values
+            .into_iter()
+            .fold(sqlx::query(sql), Cell::bind)
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(conflicts)
 }
@@ -167,7 +170,7 @@ pub(crate) async fn begin_and_append(
 type Streams<'a> = HashMap<(&'a TenantId, Stream), Current>;
 
 async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> sqlx::Result<Streams<'a>> {
-    let mut keys = Rows::of_width(3);
+    let mut keys = Rows::of(&HEADS);
     for (number, append) in (0..).zip(appends) {
         keys.push([
             Cell::Number(number),
@@ -175,17 +178,19 @@ async fn heads<'a>(connection: &mut SqliteConnection, appends: &'a [Append]) -> 
             Cell::Text(append.stream.to_string()),
         ]);
     }
-    let mut parts = keys.parts(&HEADS);
-    if let (Some(first), Some(begun)) = (parts.first_mut(), keys.parts(&BEGIN_AND_HEADS).first()) {
+    let mut parts = keys.parts();
+    if let (Some(first), Some(begun)) = (parts.first_mut(), BEGIN_AND_HEADS.parts(appends.len()).first()) {
         *first = *begun;
     }
     let mut streams = Streams::with_capacity(appends.len());
-    for query in keys.bound(&parts) {
-        for row in query.fetch_all(&mut *connection).await? {
-            let append = &appends[row.try_get::<u32, _>(0)? as usize];
-            let current =
-                Current { id: row.try_get(1)?, head: head(&row, 2)?, is_new: false, place: row.try_get(4)? };
-            streams.insert((&append.tenant, append.stream), current);
+    for (sql, values) in keys.split(&parts) {
+        let query = values.into_iter().fold(sqlx::query(sql), Cell::bind);
+        let row = query.fetch_one(&mut *connection).await?;
+        let found: Vec<(usize, i64, u64, Digest, Option<String>)> =
+            serde_json::from_str(row.try_get(0)?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        for (number, id, seq, hash, place) in found {
+            let current = Current { id, head: Head { hash, seq }, is_new: false, place };
+            streams.insert((&appends[number].tenant, appends[number].stream), current);
         }
     }
     Ok(streams)
@@ -208,13 +213,7 @@ fn merge<'a>(
     streams: &mut Streams<'a>,
     mut next_id: i64,
 ) -> sqlx::Result<(Changes, Vec<Option<Head>>)> {
-    let mut changes = Changes {
-        new: Rows::of_width(5),
-        moved: Rows::of_width(3),
-        chunks: Rows::of_width(4),
-        placed: Rows::of_width(8),
-        kept: Rows::of_width(2),
-    };
+    let mut changes = Changes::new();
     let mut conflicts = Vec::with_capacity(appends.len());
     let mut rows: HashMap<i64, &RunRow> = HashMap::new();
     let mut touched = Vec::new();

@@ -3,40 +3,54 @@
 
 use std::sync::LazyLock;
 
-/// A statement over a set of rows, prepared for a few sizes, the largest first: a set is written in as few calls as these
-/// take. Values are bound as they are: lines and rows are long, and spelling them as JSON first costs several passes.
-pub(crate) struct Many(Vec<(usize, &'static str)>);
+/// A statement over a set of rows, in a few sizes: powers of two. Values are bound as they are: lines and rows are long,
+/// and spelling them as JSON first costs several passes. What a set falls short of a size is filled up with rows of NULL,
+/// which no statement heeds: a call of the driver costs more than a row.
+pub(crate) struct Many {
+    width: usize,
+    sized: Vec<(usize, &'static str)>,
+}
+
+/// A statement and how many rows it takes.
+pub(crate) type Part = (usize, &'static str);
 
 impl Many {
-    const SIZES: [usize; 4] = [256, 32, 4, 1];
+    /// The most rows of one statement.
+    const LARGEST: usize = 256;
 
     /// `before` and `after` enclose the rows, each of `width` values.
     fn new(before: &str, width: usize, after: &str) -> Self {
         let row = format!("({})", vec!["?"; width].join(", "));
-        let sized = |size: usize| {
+        let sizes =
+            std::iter::successors(Some(1), |size| Some(size * 2)).take_while(|size| *size <= Self::LARGEST);
+        let sized = sizes.map(|size| {
             let sql = format!("{before} {} {after}", vec![row.as_str(); size].join(", "));
             // Made once in the life of a process.
             (size, &*sql.leak())
-        };
-        Self(Self::SIZES.map(sized).into())
+        });
+        Self { width, sized: sized.collect() }
     }
 
-    /// The statements that together take `count` rows, with how many each takes.
-    pub(crate) fn parts(&self, mut count: usize) -> impl Iterator<Item = (usize, &'static str)> {
-        self.0.iter().flat_map(move |(size, sql)| {
-            let times = count / size;
-            count %= size;
-            std::iter::repeat_n((*size, *sql), times)
-        })
+    /// Values in a row.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The statements that together take `count` rows: the last one perhaps more.
+    pub(crate) fn parts(&self, count: usize) -> Vec<Part> {
+        let (full, rest) = (count / Self::LARGEST, count % Self::LARGEST);
+        let largest = self.sized.last().into_iter().cycle().take(full);
+        let last = self.sized.iter().find(|(size, _)| rest > 0 && *size >= rest);
+        largest.chain(last).copied().collect()
     }
 
     #[cfg(test)]
     pub(crate) fn all(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().map(|(_, sql)| *sql)
+        self.sized.iter().map(|(_, sql)| *sql)
     }
 }
 
-/// Takes number, tenant and name of each stream. Begins the transaction: one call of the driver less.
+/// Takes number, tenant and name of each stream, and answers one row: every row wakes who waits for it. Begins the transaction: one call of the driver less.
 pub(crate) static BEGIN_AND_HEADS: LazyLock<Many> = LazyLock::new(|| heads("BEGIN IMMEDIATE; "));
 pub(crate) static HEADS: LazyLock<Many> = LazyLock::new(|| heads(""));
 
@@ -44,18 +58,27 @@ fn heads(first: &str) -> Many {
     Many::new(
         &format!("{first}WITH e (key, tenant, name) AS (VALUES"),
         3,
-        ") SELECT e.key, s.id, s.seq, s.hash,
-            r.dag || ' ' || r.status || ' ' || -r.newest || ' ' || ifnull(r.wake_at, -1)
+        ") SELECT json_group_array(json_array(e.key, s.id, s.seq, s.hash,
+            r.dag || ' ' || r.status || ' ' || -r.newest || ' ' || ifnull(r.wake_at, -1)))
         FROM e
         CROSS JOIN streams s ON s.tenant = e.tenant AND s.name = e.name
         LEFT JOIN runs r ON r.stream = s.id",
     )
 }
 
+/// Leaves out rows that begin with NULL.
+fn insert(into: &str, width: usize, after: &str) -> Many {
+    Many::new(
+        &format!("{into} SELECT * FROM (VALUES"),
+        width,
+        &format!(") WHERE column1 IS NOT NULL {after}"),
+    )
+}
+
 pub(crate) const NEXT_STREAM: &str = "SELECT ifnull(max(id), 0) + 1 FROM streams";
 
 pub(crate) static INSERT_STREAMS: LazyLock<Many> =
-    LazyLock::new(|| Many::new("INSERT INTO streams (id, tenant, name, seq, hash) VALUES", 5, ""));
+    LazyLock::new(|| insert("INSERT INTO streams (id, tenant, name, seq, hash)", 5, ""));
 
 pub(crate) static UPDATE_STREAMS: LazyLock<Many> = LazyLock::new(|| {
     Many::new(
@@ -66,11 +89,11 @@ pub(crate) static UPDATE_STREAMS: LazyLock<Many> = LazyLock::new(|| {
 });
 
 pub(crate) static INSERT_APPENDS: LazyLock<Many> =
-    LazyLock::new(|| Many::new("INSERT INTO appends (stream, first_seq, last_seq, lines) VALUES", 4, ""));
+    LazyLock::new(|| insert("INSERT INTO appends (stream, first_seq, last_seq, lines)", 4, ""));
 
 pub(crate) static UPSERT_RUNS: LazyLock<Many> = LazyLock::new(|| {
-    Many::new(
-        "INSERT INTO runs (stream, tenant, run, dag, status, newest, wake_at, body) VALUES",
+    insert(
+        "INSERT INTO runs (stream, tenant, run, dag, status, newest, wake_at, body)",
         8,
         "ON CONFLICT (stream) DO UPDATE SET dag = excluded.dag, status = excluded.status, newest = excluded.newest,
             wake_at = excluded.wake_at, body = excluded.body",
