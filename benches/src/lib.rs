@@ -107,7 +107,7 @@ pub fn who() -> Identity {
 /// Settings for benchmarks: enough places that they are not what is measured.
 #[must_use]
 pub fn settings() -> Settings {
-    Settings { slots: 256, limits: rules::limits(), ..Settings::default() }
+    Settings { slots: 1_024, limits: rules::limits(), ..Settings::default() }
 }
 
 /// An orchestrator builder that knows `fn/noop`.

@@ -18,7 +18,7 @@ use crate::queue::{Claim, Delivery, DeliveryToken, Item, Settle};
 use crate::time::Timestamp;
 
 /// Hints claimed at once.
-const CLAIM: usize = 256;
+const CLAIM: usize = 1_024;
 /// How long a claimed hint may take to become a started attempt; then it is delivered again.
 const HINT_LEASE: Duration = Duration::from_secs(30);
 /// How long an idle worker waits without a word from its queue before it asks again.
