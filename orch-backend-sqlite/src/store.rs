@@ -134,37 +134,58 @@ impl Changes {
     }
 }
 
-/// Begins the writer's transaction and appends in it. Answers, for each item, the head that stood against it.
-pub(crate) async fn begin_and_append(
-    connection: &mut SqliteConnection,
-    appends: &[Append],
-) -> sqlx::Result<Vec<Option<Head>>> {
+/// What is to be written in the writer's transaction, which has begun.
+pub(crate) struct Write {
+    texts: Vec<&'static str>,
+    values: Vec<Vec<Cell>>,
+    /// Whether it goes in one call of the driver.
+    pub(crate) small: bool,
+    /// For each append, the head that stands against it.
+    pub(crate) conflicts: Vec<Option<Head>>,
+}
+
+/// Begins the writer's transaction and finds out what the appends change.
+pub(crate) async fn begin(connection: &mut SqliteConnection, appends: &[Append]) -> sqlx::Result<Write> {
     let mut streams = heads(connection, appends).await?;
     // A stream that has no head yet is made by an append that expects none.
     let next_id = match appends.iter().any(|append| append.expected == Head::EMPTY) {
         true => sqlx::query(NEXT_STREAM).fetch_one(&mut *connection).await?.try_get(0)?,
         false => 0,
     };
-    let (changes, conflicts) = merge(appends, &mut streams, next_id)?;
-    let Changes { new, moved, chunks, placed, kept } = changes;
+    let (Changes { new, moved, chunks, placed, kept }, conflicts) = merge(appends, &mut streams, next_id)?;
     let sets = [new, moved, chunks, placed, kept].map(|rows| (rows.parts(), rows));
-    // Together in one call of the driver, unless that would make texts of which no two are alike.
+    // Of texts of many parts no two are alike, and each would be prepared anew.
     let small = sets.iter().all(|(parts, _)| parts.len() <= 1);
     let parts = sets.into_iter().flat_map(|(parts, rows)| rows.split(&parts).collect::<Vec<_>>());
-    let (texts, values): (Vec<&str>, Vec<Vec<Cell>>) = parts.unzip();
-    if small && !texts.is_empty() {
-        let query = sqlx::query(AssertSqlSafe(texts.join("; ")));
-        values.into_iter().flatten().fold(query, Cell::bind).execute(connection).await?;
-        return Ok(conflicts);
-    }
-    for (sql, values) in texts.into_iter().zip(values) {
-        values
+    let (texts, values) = parts.unzip();
+    Ok(Write { texts, values, small, conflicts })
+}
+
+impl Write {
+    /// Writes; with `last`, a statement that goes in the same call of the driver.
+    pub(crate) async fn carry_out(
+        self,
+        connection: &mut SqliteConnection,
+        last: Option<&'static str>,
+    ) -> sqlx::Result<()> {
+        if self.small {
+            let text = self.texts.into_iter().chain(last).collect::<Vec<_>>().join("; ");
+            if !text.is_empty() {
+                let query = sqlx::query(AssertSqlSafe(text));
+                self.values.into_iter().flatten().fold(query, Cell::bind).execute(connection).await?;
+            }
+            return Ok(());
+        }
+        let queries = self
+            .texts
             .into_iter()
-            .fold(sqlx::query(sql), Cell::bind)
-            .execute(&mut *connection)
-            .await?;
+            .zip(self.values)
+            .map(|(sql, values)| values.into_iter().fold(sqlx::query(sql), Cell::bind));
+        for query in queries.chain(last.map(sqlx::query)) {
+            query.execute(&mut *connection).await?;
+        }
+        Ok(())
     }
-    Ok(conflicts)
 }
 
 type Streams<'a> = HashMap<(&'a TenantId, Stream), Current>;

@@ -63,6 +63,8 @@ impl<C: Change> Work for Pending<C> {
     }
 }
 
+const COMMIT: &str = "COMMIT";
+
 /// Bounds on one group, so that one commit stays short.
 const GROUP_JOBS: usize = 1_024;
 const GROUP_BYTES: usize = 16 << 20;
@@ -194,18 +196,24 @@ impl Group {
         connection: &mut SqliteConnection,
     ) -> std::result::Result<Vec<Option<orch::ledger::Head>>, Failure> {
         let failed = |error: sqlx::Error| Failure::of(&error);
-        let conflicts = match self.appends.as_slice() {
-            [] => {
-                sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
-                Vec::new()
+        let unknown = |error: sqlx::Error| Failure::of_commit(&error);
+        let mut conflicts = Vec::new();
+        if self.appends.is_empty() {
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
+        } else {
+            let mut write = store::begin(&mut *connection, &self.appends).await.map_err(failed)?;
+            conflicts = std::mem::take(&mut write.conflicts);
+            if write.small && self.others.is_empty() {
+                // Of few appends, a call of the driver costs more than what it does.
+                write.carry_out(&mut *connection, Some(COMMIT)).await.map_err(unknown)?;
+                return Ok(conflicts);
             }
-            appends => store::begin_and_append(&mut *connection, appends).await.map_err(failed)?,
-        };
+            write.carry_out(&mut *connection, None).await.map_err(failed)?;
+        }
         for work in &mut self.others {
             work.apply(&mut *connection).await.map_err(failed)?;
         }
-        let committed = sqlx::query("COMMIT").execute(&mut *connection).await;
-        committed.map_err(|error| Failure::of_commit(&error))?;
+        sqlx::query(COMMIT).execute(&mut *connection).await.map_err(unknown)?;
         Ok(conflicts)
     }
 }
