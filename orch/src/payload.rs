@@ -94,6 +94,24 @@ impl Payload {
         Self(RawValue::from_string(text).expect("a list of json values is json").into())
     }
 
+    /// This payload with `items` in its last empty list, which must be there; canonical because all are. A long list is
+    /// written once, and not buffered level by level.
+    pub(crate) fn with_last_list(&self, items: impl ExactSizeIterator<Item = Result<Self>>) -> Result<Self> {
+        let whole = self.as_str();
+        let at = whole.rfind("[]").ok_or_else(|| Error::internal("there is no empty list"))? + 1;
+        let mut text = String::with_capacity(whole.len() + items.len() * 64);
+        text.push_str(&whole[..at]);
+        for (number, item) in items.enumerate() {
+            if number > 0 {
+                text.push(',');
+            }
+            text.push_str(item?.as_str());
+        }
+        text.push_str(&whole[at..]);
+        let wrong = |cause| Error::internal("a list in a json value is no json").caused_by(cause);
+        RawValue::from_string(text).map(|raw| Self(raw.into())).map_err(wrong)
+    }
+
     fn canonical<T: Serialize>(value: &T) -> Result<Self> {
         let wrong = |cause| Error::invalid("value has no canonical json").caused_by(cause);
         let text = serde_json_canonicalizer::to_string(value).map_err(wrong)?;

@@ -141,7 +141,8 @@ impl Plan {
                 .with("limit", allowed));
         }
         fold_edges_into_needs(&mut dag)?;
-        let needs = needs(&dag.steps, &Places::of(&dag.steps)?)?;
+        let mut places = Places::of(&dag.steps)?;
+        let needs = needs(&dag.steps, &places)?;
         let order = kahn(&dag.steps, &needs)?;
         let mut place = vec![0; order.len()];
         for (new, old) in order.iter().enumerate() {
@@ -156,11 +157,11 @@ impl Plan {
             dependents: Adjacency::new(order.len(), edges.map(|(to, from)| (from, to))),
         };
         drop((needs, order));
+        places.table.iter_mut().for_each(|known| *known = place[*known as usize]);
         reorder(&mut dag.steps, place);
         let compiled = dag.steps.iter().map(|step| compile(step, limits)).collect::<Result<_>>()?;
         let inputs = dag.steps.iter().map(|_| OnceLock::new()).collect();
-        let document = Payload::of_trusted(&dag)?;
-        let places = Places::of(&dag.steps)?;
+        let document = document(&mut dag)?;
         Ok(Self { hash: document.digest(), document, graph, places, compiled, inputs, dag })
     }
 
@@ -332,6 +333,14 @@ fn fold_edges_into_needs(dag: &mut Dag) -> Result<()> {
         step.needs.dedup();
     }
     Ok(())
+}
+
+/// The canonical JSON of a plan. After its steps comes nothing but its `timeout`, a string without brackets.
+fn document(dag: &mut Dag) -> Result<Payload> {
+    let steps = std::mem::take(&mut dag.steps);
+    let frame = Payload::of_trusted(&*dag);
+    dag.steps = steps;
+    frame?.with_last_list(dag.steps.iter().map(Payload::of_trusted))
 }
 
 /// Where each step stands, by its id. Looked up only, never listed: the order within means nothing.
