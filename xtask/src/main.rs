@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use fuzz::Fuzz;
+use orch_servers::SharedServers;
 
 const HELP: &str = "\
 cargo xtask <chore>
 
   test    everything that must hold: format, lints, tests, simulation, doc tests, examples, benchmarks once, docs,
-          tidiness, and every fuzz target for a moment
+          tidiness, and every fuzz target for a moment; on real servers, which it fetches, starts and stops
+  servers fetch the servers that tests use into .cache/servers
   bench   measure orch beside the raw limits of this machine; `cargo xtask bench --help` tells how
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
   sim     simulate: 10 000 seeds, or what the arguments say (`cargo xtask sim --seed 7 --trace`)
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let done = match chore.as_deref() {
         Some("bench") => bench::run(&arguments.collect::<Vec<_>>()),
         Some("test") => test(),
+        Some("servers") => servers(),
         Some("tidy") => tidy::check(&root()),
         Some("sim") => sim(std::env::args().skip(2)),
         Some("bless") => bless(),
@@ -59,24 +62,7 @@ fn test() -> Result<(), String> {
     tidy::check(&root())?;
     cargo("format", &["fmt", "--all", "--", "--check"], &[])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])?;
-    if has("nextest") {
-        cargo("tests", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"], &[])?;
-    } else {
-        cargo(
-            "tests",
-            &[
-                "test",
-                "--workspace",
-                "--locked",
-                "--no-fail-fast",
-                "--lib",
-                "--bins",
-                "--tests",
-                "--examples",
-            ],
-            &[],
-        )?;
-    }
+    tests()?;
     sim(std::iter::empty())?;
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
@@ -89,6 +75,34 @@ fn test() -> Result<(), String> {
     Fuzz::default().run(&root())?;
     say("everything holds");
     Ok(())
+}
+
+/// The tests of all crates, on servers that live as long as they do.
+fn tests() -> Result<(), String> {
+    // What cannot be fetched is skipped, and counted below; `ORCH_REQUIRE` makes it a failure.
+    orch_servers::fetch().iter().for_each(|problem| say(problem));
+    let (servers, list) = (SharedServers::start(), root().join("target/skipped"));
+    if list.exists() {
+        std::fs::remove_file(&list).map_err(|error| format!("{}: {error}", list.display()))?;
+    }
+    let list_name = list.display().to_string();
+    let environment: Vec<_> = servers.environment().chain([("ORCH_SKIPPED", &*list_name)]).collect();
+    let arguments: &[&str] = match has("nextest") {
+        true => &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"],
+        false => {
+            &["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"]
+        }
+    };
+    cargo("tests", arguments, &environment)?;
+    if let Ok(skipped) = std::fs::read_to_string(&list) {
+        say(&format!("{} tests were skipped for want of a server:\n{skipped}", skipped.lines().count()));
+    }
+    Ok(())
+}
+
+fn servers() -> Result<(), String> {
+    let problems = orch_servers::fetch();
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 
 /// Simulates in a release build, and says how quick it was.

@@ -1,0 +1,1 @@
+//! Queue and lock of orch on NATS JetStream.

@@ -1,0 +1,1 @@
+//! Store, queue and lock of orch on Redis or Valkey.
