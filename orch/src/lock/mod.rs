@@ -4,6 +4,7 @@
 
 mod bucket;
 mod memory;
+mod slots;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::time::Timestamp;
 
 pub use bucket::Bucket;
 pub use memory::MemoryLock;
+pub use slots::Slots;
 
 /// Slots with expiry and fences, and token buckets.
 #[async_trait]
