@@ -3,6 +3,7 @@
 //! The ledger decides whether it is. Losing, repeating or reordering hints costs time, never correctness;
 //! the sweep rebuilds them.
 
+mod lanes;
 mod memory;
 
 use std::cmp::Ordering;
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::id::{DagId, QueueName, RunId, RunKey, StepKey, TenantId, WorkerId};
 use crate::time::Timestamp;
 
+pub use lanes::Lanes;
 pub use memory::MemoryQueue;
 
 /// At-least-once leases over hints, in deterministic order.

@@ -1,5 +1,7 @@
 //! The queue against a list that is looked through from beginning to end.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
@@ -180,7 +182,7 @@ fn apply(
             let lease = Duration::from_micros(LEASE.unsigned_abs());
             let claim = Claim { worker: WorkerId::new("w"), queues, tenants, limit, lease, now };
             let mut delivered = tokens.len();
-            let deliveries = state.claim(&claim).deliveries;
+            let deliveries = state.lanes.claim(&claim).deliveries;
             tokens.extend(deliveries.iter().map(|delivery| delivery.token.clone()));
             let taken: Vec<_> = deliveries.into_iter().map(|delivery| delivery.item).collect();
             prop_assert_eq!(taken, list.claim(&claim, &mut delivered));
@@ -220,22 +222,43 @@ proptest! {
         let (mut state, mut list, mut tokens) = (State::default(), List::default(), Vec::new());
         for operation in operations {
             apply(operation, &mut state, &mut list, &mut tokens)?;
-            for tenant in state.tenants.values() {
+            for tenant in state.lanes.tenants.values() {
                 let firsts = tenant.lanes.values().filter_map(|lane| lane.ready.first()).cloned();
                 prop_assert!(tenant.firsts == firsts.collect::<BTreeSet<_>>());
             }
             for number in 0..3 {
-                prop_assert_eq!(state.depth(&tenant(number), at(list.now)), list.depth(&tenant(number)));
+                prop_assert_eq!(state.lanes.depth(&tenant(number), at(list.now)), list.depth(&tenant(number)));
             }
         }
         // What is settled leaves nothing behind.
         let (worker, lease, now) = (WorkerId::new("w"), Duration::from_secs(1), at(1_000_000));
         let all = Claim { worker, queues: None, tenants: None, limit: 1_000, lease, now };
-        for delivery in state.claim(&all).deliveries {
+        for delivery in state.lanes.claim(&all).deliveries {
             state.settle(&Settle::done(delivery.token), now).unwrap();
         }
-        prop_assert!(state.known.is_empty() && state.tenants.is_empty());
-        prop_assert!(state.ready.is_empty() && state.ready_in.is_empty());
-        prop_assert!(state.delayed.is_empty() && state.leases.is_empty() && state.ends.is_empty());
+        prop_assert!(state.known.is_empty() && state.lanes.tenants.is_empty());
+        prop_assert!(state.lanes.ready.is_empty() && state.lanes.ready_in.is_empty());
+        prop_assert!(state.lanes.delayed.is_empty() && state.lanes.leases.is_empty() && state.lanes.ends.is_empty());
     }
+}
+
+#[test]
+fn what_is_taken_out_leaves_nothing_behind_wherever_it_was() {
+    let mut lanes = Lanes::default();
+    let items: Vec<_> = (0..6).map(|n| Arc::new(item(0, 0, n, 0, at(i64::from(n) / 2)))).collect();
+    items.iter().for_each(|item| lanes.add(Arc::clone(item), 0));
+    assert!(lanes.promote(at(0)).is_empty(), "no lease has ended");
+    let lease = lanes.lease(Arc::new(item(1, 1, 9, 0, at(0))), 3, at(1));
+    // Ready ones, the first and not; delayed ones, the first and not.
+    for taken in [1, 0, 5, 3] {
+        lanes.remove(&items[taken]);
+    }
+    lanes.remove(&items[0]);
+    let depth = |lanes: &Lanes| lanes.depth(&tenant(0), at(1)).iter().map(|depth| depth.ready).sum::<u64>();
+    assert_eq!(depth(&lanes), 1);
+    lanes.remove(&items[2]);
+    lanes.remove(&items[4]);
+    assert_eq!((lanes.end(lease).unwrap().1, lanes.end(lease)), (3, None));
+    assert!(lanes.tenants.is_empty() && lanes.ready.is_empty() && lanes.ready_in.is_empty());
+    assert!(lanes.delayed.is_empty() && lanes.leases.is_empty() && lanes.ends.is_empty());
 }
