@@ -83,6 +83,6 @@ impl Cluster {
     pub fn url(&self) -> String {
         let [first, others @ ..] = &self.nodes;
         let others: Vec<String> = others.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-        format!("redis://127.0.0.1:{},{}?cluster=true", first.port(), others.join(","))
+        format!("redis://127.0.0.1:{},{}", first.port(), others.join(","))
     }
 }

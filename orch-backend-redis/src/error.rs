@@ -1,0 +1,120 @@
+//! What the server's and the driver's errors mean to a caller: the one mapping.
+
+use std::fmt;
+
+use orch::{Error, ErrorKind};
+use redis::{ErrorKind as Kind, RedisError, ServerErrorKind};
+
+/// Whether a call changes anything: then a lost answer leaves open whether it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// The driver's own words, without its type.
+#[derive(Debug)]
+struct Cause(String);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Cause {}
+
+pub(crate) fn mapped(error: &RedisError, access: Access) -> Error {
+    let (kind, message) = meaning(error, access);
+    Error::new(kind, message).caused_by(Cause(error.to_string()))
+}
+
+/// An answer that the scripts of this crate do not give.
+pub(crate) fn unexpected(what: &'static str) -> Error {
+    Error::corrupt("the server holds, or answered, what this version of orch does not write")
+        .with("what", what)
+}
+
+fn meaning(error: &RedisError, access: Access) -> (ErrorKind, &'static str) {
+    match error.kind() {
+        Kind::Io if error.is_connection_refusal() => {
+            (ErrorKind::Unavailable, "the server refuses connections; is it running?")
+        }
+        // The command may have been on its way.
+        Kind::Io if access == Access::Write => {
+            (ErrorKind::Indeterminate, "no answer from the server; the change may be there or not")
+        }
+        Kind::Io => (ErrorKind::Unavailable, "no answer from the server"),
+        Kind::AuthenticationFailed => (ErrorKind::Refused, "the server does not accept the credentials"),
+        Kind::InvalidClientConfig => (ErrorKind::Invalid, "the settings of the connection are wrong"),
+        Kind::Server(server) => meaning_of_reply(server, error),
+        Kind::Extension => meaning_of_code(error.code().unwrap_or_default()),
+        Kind::ClusterConnectionNotFound => (ErrorKind::Unavailable, "no node of the cluster can be reached"),
+        Kind::MasterNameNotFoundBySentinel
+        | Kind::NoValidReplicasFoundBySentinel
+        | Kind::EmptySentinelList => (ErrorKind::Unavailable, "the sentinels name no server"),
+        Kind::RESP3NotSupported => (ErrorKind::Unsupported, "the server is too old"),
+        Kind::Parse | Kind::UnexpectedReturnType => {
+            (ErrorKind::Corrupt, "the server's answer does not read; is it a redis server?")
+        }
+        Kind::Client => (ErrorKind::Unavailable, "the connection cannot be used"),
+        _ => (ErrorKind::Internal, "unexpected error of the driver"),
+    }
+}
+
+/// Every kind of error reply that the driver knows.
+fn meaning_of_reply(kind: ServerErrorKind, error: &RedisError) -> (ErrorKind, &'static str) {
+    match kind {
+        ServerErrorKind::BusyLoading => (ErrorKind::Unavailable, "the server is loading its data"),
+        ServerErrorKind::ClusterDown => {
+            (ErrorKind::Unavailable, "the cluster is down; some slots have no node")
+        }
+        ServerErrorKind::MasterDown => (ErrorKind::Unavailable, "the server's master is down"),
+        ServerErrorKind::TryAgain | ServerErrorKind::Moved | ServerErrorKind::Ask => {
+            (ErrorKind::Unavailable, "the cluster is moving slots")
+        }
+        ServerErrorKind::ReadOnly => {
+            (ErrorKind::Unavailable, "the server is a replica, or was made one just now")
+        }
+        ServerErrorKind::NoPerm => (ErrorKind::Refused, "the user lacks a permission on the server"),
+        ServerErrorKind::ResponseError => meaning_of_text(error.detail().unwrap_or_default()),
+        // Scripts are loaded when they are missing, and keep to one slot.
+        _ => (ErrorKind::Internal, "unexpected answer of the server"),
+    }
+}
+
+/// Replies that begin with a word of their own.
+fn meaning_of_code(code: &str) -> (ErrorKind, &'static str) {
+    match code {
+        "OOM" => (ErrorKind::Unavailable, "the server has no memory left (maxmemory); make room"),
+        "MISCONF" => (ErrorKind::Unavailable, "the server cannot write to its disk; make room"),
+        "NOREPLICAS" => (ErrorKind::Unavailable, "the server has too few replicas"),
+        "BUSY" => (ErrorKind::Unavailable, "the server is busy with somebody's script"),
+        "NOAUTH" | "WRONGPASS" => (ErrorKind::Refused, "the server does not accept the credentials"),
+        "WRONGTYPE" => (ErrorKind::Corrupt, "keys of this namespace belong to another program"),
+        "UNBLOCKED" => (ErrorKind::Unavailable, "the server has changed its role"),
+        _ => (ErrorKind::Internal, "unexpected answer of the server"),
+    }
+}
+
+/// `-ERR` with free text, among them errors raised within a script.
+fn meaning_of_text(text: &str) -> (ErrorKind, &'static str) {
+    let says = |part: &str| text.contains(part);
+    if says("OOM ") || says("maxmemory") {
+        meaning_of_code("OOM")
+    } else if says("MISCONF") {
+        meaning_of_code("MISCONF")
+    } else if says("WRONGTYPE") {
+        meaning_of_code("WRONGTYPE")
+    } else if says("NOPERM") || says("can't run this command") || says("permission") {
+        meaning_of_reply(ServerErrorKind::NoPerm, &RedisError::from((Kind::Client, "")))
+    } else if says("max number of clients") {
+        (ErrorKind::Unavailable, "the server has too many clients")
+    } else if says("invalid password") || says("AUTH") || says("WRONGPASS") {
+        (ErrorKind::Refused, "the server does not accept the credentials")
+    } else if says("DB index is out of range") || says("SELECT is not allowed") {
+        (ErrorKind::Invalid, "the server has no such database")
+    } else {
+        (ErrorKind::Internal, "unexpected answer of the server")
+    }
+}
