@@ -7,8 +7,8 @@
 //! # What it costs to do nothing
 //!
 //! An idle worker asks its store nothing: for as long as neither the file nor its log has changed, there is nothing new
-//! to be found ([`stamp`](orch::store::Store::stamp)). A queue in the file it asks twelve times a minute (once in five
-//! seconds), which only reads: no idle worker takes the write lock or writes a byte (`tests/idle.rs`). A worker whose
+//! to be found ([`stamp`](orch::store::Store::stamp)). A queue in the file it asks three times a minute, which only
+//! reads: no idle worker takes the write lock or writes a byte (`tests/idle.rs`). A worker whose
 //! queue is in the file looks ten times a second, too, whether another process has committed: one number in shared memory, on a
 //! connection of its own. A claim costs what it asks for: for each asked queue, or for all queues at once, it looks
 //! up as many tenants as it wants items, however many wait. [`depth`](orch::queue::Queue::depth) counts every item of the tenant.

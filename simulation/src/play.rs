@@ -29,10 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// How long the work of one run may take once nothing fails: retries, naps, parked steps and persons included.
 const WORK: Duration = Duration::from_secs(30);
 
-/// By when every run has ended after faults have stopped (invariant R4): the leases of the dead, lost hints, a sweep,
-/// as far as a clock was ahead, and the work itself.
+/// By when every run has ended after faults have stopped (invariant R4): the leases of the dead, lost hints, a sweep of
+/// a store that cannot tell whether anybody has written, as far as a clock was ahead, and the work itself.
 fn bound() -> Duration {
-    LEASE + HINT_CHECK + SWEEP + Duration::from_millis(JUMP) + WORK
+    LEASE + HINT_CHECK + SWEEP * 4 + Duration::from_millis(JUMP) + WORK
 }
 
 /// The processes as they are now.
@@ -89,9 +89,9 @@ fn rates(dice: &Dice) -> Rates {
 }
 
 impl Play {
-    pub(crate) fn new(dice: &Dice, bug: Option<Bug>) -> Self {
+    pub(crate) fn new(dice: &Dice, bug: Option<Bug>, untold: bool) -> Self {
         let (count, shared) = (1 + dice.pick(3), dice.chance(60));
-        let world = World::new(dice.clone(), bug, shared, rates(dice));
+        let world = World::new(dice.clone(), bug, shared, rates(dice), untold);
         let crew = Crew::default();
         *crew.lock() = (0..count).map(|_| world.start()).collect();
         let (known, waiting, odd) = Default::default();
@@ -369,10 +369,13 @@ impl Play {
                 self.replace(number);
             }
         }
-        let (begun, mut retried) = (Instant::now(), BTreeSet::new());
+        let (mut begun, mut retried) = (Instant::now(), BTreeSet::new());
         while begun.elapsed() < bound() {
             sleep(Duration::from_millis(500)).await;
-            self.keep_whole();
+            if self.keep_whole() {
+                // That was the last fault, so far.
+                begun = Instant::now();
+            }
             let open = self.open_runs().await;
             if open.is_empty() && self.waiting.load(Ordering::Relaxed) == 0 {
                 // Slots are given back and deliveries settled after the last entry.
@@ -390,14 +393,17 @@ impl Play {
         }
     }
 
-    /// A process whose end was set before the calm may die in it: it is restarted, too.
-    fn keep_whole(&self) {
+    /// A process whose end was set before the calm may die in it: it is restarted, too. Answers whether one did.
+    fn keep_whole(&self) -> bool {
+        let mut died = false;
         for number in 0..self.crew.len() {
             let process = self.crew.get(number);
             if process.switch.is_dead() {
+                died = true;
                 self.restart(number, &process);
             }
         }
+        died
     }
 
     async fn open_runs(&self) -> Vec<RunRow> {

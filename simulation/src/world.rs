@@ -74,10 +74,12 @@ pub(crate) struct World {
     tokens: Arc<AtomicU64>,
     started: Arc<AtomicU64>,
     rates: Arc<Mutex<Rates>>,
+    /// The store cannot tell whether anybody has written.
+    untold: bool,
 }
 
 impl World {
-    pub(crate) fn new(dice: Dice, bug: Option<Bug>, shared_queue: bool, rates: Rates) -> Self {
+    pub(crate) fn new(dice: Dice, bug: Option<Bug>, shared_queue: bool, rates: Rates, untold: bool) -> Self {
         let backend = Backend::new(bug, dice.clone());
         let observed = Observed::new();
         let mut world = Self {
@@ -89,6 +91,7 @@ impl World {
             tokens: Arc::default(),
             started: Arc::default(),
             rates: Arc::new(Mutex::new(rates)),
+            untold,
             trace: Trace::begin(),
             backend,
             observed,
@@ -141,6 +144,9 @@ impl World {
         let (dice, hold) = (self.dice.clone(), switch.clone());
         let store =
             FaultyStore::of(Arc::clone(&self.store), dice.clone(), rates, hold.clone(), trace.clone());
+        if self.untold {
+            store.tell_nothing();
+        }
         let queue = self.shared.clone().unwrap_or_else(|| self.queue());
         let queue = FaultyQueue::of(queue, dice.clone(), rates, hold.clone(), trace.clone());
         let lock = FaultyLock::of(Arc::clone(&self.lock), dice, rates, hold.clone(), trace.clone());

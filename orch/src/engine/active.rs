@@ -51,6 +51,8 @@ struct Active {
     orders: Arc<Orders>,
     progress: Option<ProgressSink>,
     lease_until: Timestamp,
+    /// It holds slots of concurrency keys.
+    slots: bool,
 }
 
 type Attempt = (StepKey, u32);
@@ -109,8 +111,8 @@ impl ActiveAttempts {
             if *shutdown {
                 orders.stop(Stop::Shutdown);
             }
-            let lease_until = launch.lease_until;
-            entry.insert(Active { orders: Arc::clone(&orders), progress: None, lease_until });
+            let (lease_until, slots) = (launch.lease_until, !launch.spec().concurrency.is_empty());
+            entry.insert(Active { orders: Arc::clone(&orders), progress: None, lease_until, slots });
             begun.push((launch, orders));
         }
         drop(state);
@@ -186,6 +188,14 @@ impl ActiveAttempts {
             Renewal { run: key.clone(), attempts: run.attempts.keys().cloned().collect(), notes }
         })
         .collect()
+    }
+
+    /// Those of the attempts that execute here and hold slots.
+    pub(super) fn with_slots(&self, key: &RunKey, attempts: &[Attempt]) -> Vec<Attempt> {
+        let state = self.lock();
+        let Some(run) = state.runs.get(key) else { return Vec::new() };
+        let holds = |attempt: &&Attempt| run.attempts.get(*attempt).is_some_and(|active| active.slots);
+        attempts.iter().filter(holds).cloned().collect()
     }
 
     /// A renewal is over; with `held`, these attempts are this worker's until then.

@@ -199,7 +199,8 @@ impl OrchestratorBuilder {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            trouble: Default::default(),
+            health: Default::default(),
+            returns: Default::default(),
             settings: self.settings,
         });
         let roles = core.settings.roles;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::change::{Answer, Change, Request};
 use super::core::Core;
+use super::health::{Call, is_away, rest};
 use super::prepare::{Prepared, prepare};
 use super::{effects, execute, load};
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +35,11 @@ const BATCH: usize = 2_048;
 const APPENDS: usize = 2;
 /// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
 const TRIES: u32 = 8;
+/// The first rest after a lost race, and the longest.
+const RACE_RESTS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
+/// The first rest after the store could not be reached, and the longest. Runs that failed together rest together: they
+/// come back in one call.
+const AWAY_RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Rests before each look at what became of an append whose answer was lost.
 const DOUBT_RESTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
@@ -288,15 +294,26 @@ impl Committer {
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Loaded(loaded) => loaded.into_iter().for_each(|(key, state)| self.loaded(&key, state)),
+            Done::Loaded(loaded) => {
+                self.note(Call::Read, loaded.iter().filter_map(|(_, state)| state.as_ref().err()));
+                loaded.into_iter().for_each(|(key, state)| self.loaded(&key, state));
+            }
             Done::Landed(landed) => {
                 self.appends -= 1;
-                if landed.iter().any(|(_, outcome)| outcome.is_ok()) {
-                    self.core.trouble.set(None);
-                }
+                self.note(Call::Append, landed.iter().filter_map(|(_, outcome)| outcome.as_ref().err()));
                 landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
             }
             Done::Rested(key) => self.put_back(&key, Residency::Unknown),
+        }
+    }
+
+    /// How a call of the store went by what failed in it: lost races are no failures. What is wrong with one run alone
+    /// is told with the run.
+    fn note<'a>(&self, call: Call, failures: impl Iterator<Item = &'a Error>) {
+        let mut failures = failures.filter(|error| error.kind() != ErrorKind::Conflict);
+        match failures.next() {
+            Some(error) => self.core.health.failed(call, error, self.core.now()),
+            None => self.core.health.works(call),
         }
     }
 
@@ -308,7 +325,9 @@ impl Committer {
             Ok(Some(state)) => self.put_back(key, Residency::Here(Box::new(state))),
             Ok(None) => self.put_back(key, Residency::Missing),
             Err(error) => {
-                tracing::warn!(run = %key, %error, "a run cannot be read");
+                if !is_away(&error) {
+                    tracing::warn!(run = %key, %error, "a run cannot be read");
+                }
                 let requests = self.runs.get_mut(key).map(|slot| std::mem::take(&mut slot.pending));
                 self.again_or_refuse(key, requests.unwrap_or_default(), &error);
             }
@@ -331,8 +350,7 @@ impl Committer {
             }
             Err(error) => {
                 let requests = prepared.into_requests();
-                if error.kind() != ErrorKind::Conflict {
-                    self.core.trouble.set(Some(error.to_string()));
+                if error.kind() != ErrorKind::Conflict && !is_away(&error) {
                     tracing::warn!(run = %key, %error, kind = error.kind().as_str(), "an append failed");
                 }
                 self.again_or_refuse(&key, requests, &error);
@@ -364,10 +382,11 @@ impl Committer {
         }
         slot.residency = Residency::Away;
         // A lost race is tried again at once, an unreachable store after a while; either while doubles.
+        let worker = &self.core.worker.id;
         let rest = match (error.kind(), tries) {
             (ErrorKind::Conflict, ..=1) => Duration::ZERO,
-            (ErrorKind::Conflict, _) => Duration::from_millis(1) * (1 << tries.min(6)),
-            _ => Duration::from_millis(20) * (1 << tries.min(8)),
+            (ErrorKind::Conflict, _) => rest(worker, tries, RACE_RESTS.0, RACE_RESTS.1),
+            _ => rest(worker, tries, AWAY_RESTS.0, AWAY_RESTS.1),
         };
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
@@ -437,7 +456,7 @@ async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Resu
         .filter(|(_, outcome)| outcome.is_ok())
         .flat_map(|(prepared, _)| std::mem::take(&mut prepared.effects.hints))
         .collect();
-    effects::hint(core, &hints).await;
+    effects::hint(core, hints).await;
     landed
 }
 

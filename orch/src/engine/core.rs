@@ -11,7 +11,9 @@ use tokio_util::task::TaskTracker;
 use super::active::ActiveAttempts;
 use super::change::{Answer, Change, Request, Worker};
 use super::execute::Line;
+use super::health::Health;
 use super::settings::Settings;
+use super::slots::Returns;
 use super::sweep::Alarm;
 use super::watch::Watchers;
 use crate::artifact::Artifacts;
@@ -67,7 +69,8 @@ pub(super) struct Core {
     /// Fires when everything stops.
     pub(super) closed: CancellationToken,
     pub(super) tasks: TaskTracker,
-    pub(super) trouble: Trouble,
+    pub(super) health: Health,
+    pub(super) returns: Returns,
 }
 
 impl std::fmt::Debug for Core {
@@ -161,20 +164,6 @@ impl Backlog {
 
 pub(super) fn closed() -> Error {
     Error::closed("the orchestrator has been shut down")
-}
-
-/// What went wrong with the store last, while nothing has gone right since.
-#[derive(Debug, Default)]
-pub(super) struct Trouble(Mutex<Option<String>>);
-
-impl Trouble {
-    pub(super) fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set(&self, trouble: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
 }
 
 /// Plans by the hash of their document: the runs of one DAG version share one.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::active::Stop;
 use super::change::Permit;
 use super::core::Core;
+use super::health::Call;
 use super::{execute, sub_dag};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -152,11 +153,7 @@ pub(super) fn run(core: &Arc<Core>, state: Option<&RunState>, effects: &mut Effe
     if effects.stop {
         core.active.stop(&state.key, Stop::Cancelled, |_| true);
     }
-    let hints = std::mem::take(&mut effects.hints);
-    if !hints.is_empty() {
-        let owner = Arc::clone(core);
-        core.tasks.spawn(async move { hint(&owner, &hints).await });
-    }
+    hint_aside(core, std::mem::take(&mut effects.hints));
     for sub_run in effects.sub_runs.drain(..) {
         sub_dag::carry(core, sub_run);
     }
@@ -186,15 +183,33 @@ fn tell_parent(core: &Arc<Core>, state: &RunState) {
 /// How long a queue may take to accept hints: appends wait for it, so that successors keep their order.
 const PUSH: Duration = Duration::from_secs(2);
 
-/// Pushes hints. One that cannot be pushed is made again by the sweep.
-pub(super) async fn hint(core: &Arc<Core>, hints: &[Item]) {
+/// Pushes the hints of appends that have just landed. While the queue takes none, nothing waits for it: a hint that
+/// cannot be pushed is made again by the sweep, once its run has been queued for
+/// [`HINT_CHECK`](crate::planner::HINT_CHECK).
+pub(super) async fn hint(core: &Arc<Core>, hints: Vec<Item>) {
+    if core.health.fails(Call::Push) {
+        hint_aside(core, hints);
+    } else {
+        push(core, &hints).await;
+    }
+}
+
+/// Pushes hints in a task of its own.
+fn hint_aside(core: &Arc<Core>, hints: Vec<Item>) {
+    if !hints.is_empty() {
+        let owner = Arc::clone(core);
+        core.tasks.spawn(async move { push(&owner, &hints).await });
+    }
+}
+
+async fn push(core: &Arc<Core>, hints: &[Item]) {
     if hints.is_empty() {
         return;
     }
     core.backlog.grow();
     let late = || Error::unavailable("the queue does not answer");
-    let pushed = tokio::time::timeout(PUSH, core.queue.push(hints)).await;
-    if let Err(error) = pushed.unwrap_or_else(|_| Err(late())) {
-        tracing::warn!(%error, hints = hints.len(), "hints cannot be pushed; the sweep will make them again");
+    match tokio::time::timeout(PUSH, core.queue.push(hints)).await.unwrap_or_else(|_| Err(late())) {
+        Ok(()) => core.health.works(Call::Push),
+        Err(error) => core.health.failed(Call::Push, &error, core.now()),
     }
 }

@@ -18,7 +18,8 @@ use super::active::{Orders, Stop};
 use super::change::{AttemptEnd, Change, Request};
 use super::core::Core;
 use super::effects::Launch;
-use super::work::{holder, release_slots};
+use super::health::{Call, rest};
+use super::slots;
 use crate::error::{ErrorKind, Result};
 use crate::executor::{Executor, Failure, LogSink, Outcome, ProgressSink, Redactor, StepContext};
 use crate::id::{RunKey, StepKey, TenantId};
@@ -145,8 +146,8 @@ async fn attempt(core: &Arc<Core>, Attempt { mut launch, orders }: Attempt) {
     };
     let stop = orders.done();
     if !launch.spec().concurrency.is_empty() {
-        let name = holder(core, &launch.run, &launch.step, launch.attempt);
-        release_slots(core, &launch.run.tenant, name);
+        let name = slots::holder(core, &launch.run, &launch.step, launch.attempt);
+        slots::release(core, &launch.run.tenant, name);
     }
     record(core, launch, outcome, logs, stop).await;
 }
@@ -286,19 +287,22 @@ async fn keep(
     bytes: Bytes,
     patience: Option<&CancellationToken>,
 ) -> Result<ArtifactRef> {
-    let mut rest = KEEP_RETRY;
+    let mut failures = 0;
     loop {
         let kept = core.artifacts.of(tenant).put(media_type, Some(name.clone()), bytes.clone()).await;
+        match &kept {
+            Ok(_) => core.health.works(Call::Keep),
+            Err(error) => core.health.failed(Call::Keep, error, core.now()),
+        }
         match (kept, patience) {
             (Err(error), Some(token)) if error.is_retryable() && !token.is_cancelled() => {
-                tracing::warn!(%error, name, "what an attempt leaves behind cannot be kept yet");
-                core.trouble.set(Some(error.to_string()));
+                failures += 1;
+                let rest = rest(&core.worker.id, failures, KEEP_RETRY, KEEP_RETRY_MAX);
                 tokio::select! {
                     biased;
                     () = token.cancelled() => {}
                     () = core.sleep_until(core.now().plus(rest)) => {}
                 }
-                rest = (rest * 2).min(KEEP_RETRY_MAX);
             }
             (kept, _) => return kept,
         }

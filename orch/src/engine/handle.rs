@@ -9,6 +9,7 @@ use super::builder::OrchestratorBuilder;
 use super::change::{Answer, Change};
 use super::core::Core;
 use super::dags::{self, DagVersion, PublishedDag, VersionPlan};
+use super::health::Failures;
 use super::submit::{self, Submit, Submitted, TEXT_BYTES_MAX};
 use super::watch::RunEvents;
 use super::{audit, load};
@@ -69,8 +70,11 @@ pub struct Stats {
     pub active_attempts: usize,
     /// Attempts that could execute besides.
     pub free_slots: usize,
-    /// Why the store did not take the last append, while it has taken none since: it is tried again all the while.
+    /// Why the store did not take the last append, or the queue gave out no hints, or the artifacts kept nothing, while
+    /// that has not worked since: it is tried again all the while.
     pub trouble: Option<String>,
+    /// Calls of the backends that have failed since the start.
+    pub failures: Failures,
 }
 
 /// A running orchestrator. Cheap to clone; all clones are the same engine.
@@ -341,7 +345,8 @@ impl Orchestrator {
             watched_runs: self.core.watchers.len(),
             active_attempts: self.core.active.len(),
             free_slots: self.core.places.available_permits(),
-            trouble: self.core.trouble.get(),
+            trouble: self.core.health.trouble(),
+            failures: self.core.health.failures(),
         }
     }
 

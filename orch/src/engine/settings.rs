@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 use crate::id::{QueueName, TenantId};
 use crate::limits::Limits;
 
+/// The longest rest between two sweeps.
+const SWEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What this process does. A process may do all of it, or leave some to others on the same backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
@@ -36,7 +39,10 @@ pub struct Settings {
     /// How long an attempt counts as alive without a word from its worker, at least 100 ms. Shorter means a dead
     /// worker's work is taken up sooner; longer means fewer entries for long steps (one per third of a lease).
     pub lease: Duration,
-    /// How often the sweep looks for runs that are due. Bounds how long a run of a dead process goes unnoticed.
+    /// How often the sweep looks for runs that are due, 1 ms to a day; an engine that knows of an earlier instant looks
+    /// then. Four times this where it found nothing in a store that cannot tell whether anybody has written
+    /// ([`Store::stamp`](crate::store::Store::stamp)): an idle worker asks such a store three times a minute by default.
+    /// Bounds how long a run of a dead process goes unnoticed.
     pub sweep_every: Duration,
     /// How long a graceful shutdown waits for attempts to end by themselves.
     pub drain: Duration,
@@ -78,8 +84,14 @@ impl Settings {
                 Error::invalid("lease must be at least 100 ms").with("lease", format!("{:?}", self.lease))
             );
         }
-        if self.sweep_every.is_zero() || self.cached_runs == 0 {
-            return Err(Error::invalid("sweep_every and cached_runs must be more than zero"));
+        if !(Duration::from_millis(1)..=SWEEP_MAX).contains(&self.sweep_every) {
+            let every = format!("{:?}", self.sweep_every);
+            return Err(
+                Error::invalid("sweep_every must lie between 1 ms and a day").with("sweep_every", every)
+            );
+        }
+        if self.cached_runs == 0 {
+            return Err(Error::invalid("cached_runs must be more than zero"));
         }
         Ok(())
     }

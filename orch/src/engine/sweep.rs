@@ -1,7 +1,8 @@
 //! The sweep: looks at every run that is due, whoever started it and whatever was lost.
 //!
 //! Every run that is not finished and waits for more than a person carries `wake_at`. The sweep comes by at that
-//! instant for runs of this process, and within `sweep_every` for runs of any other.
+//! instant for runs that this process knows of, and within `sweep_every` for those of any other; within four times that
+//! where the last look found nothing and the store cannot tell whether anybody has written since.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::core::Core;
+use super::health::{self, Call};
 use crate::error::Result;
 use crate::id::RunKey;
 use crate::store::DueQuery;
@@ -17,6 +19,9 @@ use crate::time::Timestamp;
 
 /// Runs looked at in one go.
 const PAGE: usize = 500;
+/// How many times `sweep_every` an engine rests that found nothing due in a store that cannot tell whether anybody has
+/// written: three questions a minute by default.
+const UNTOLD: u32 = 4;
 
 /// The next instant this process knows of at which a run is due.
 #[derive(Debug)]
@@ -54,6 +59,7 @@ pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
     let mut everything = rebuild;
     let mut failures: u32 = 0;
     let mut quiet = None;
+    let mut nothing = false;
     while !core.closing.is_cancelled() {
         let stamp = core.store.stamp();
         // Nobody has written since the last sweep found nothing, and nothing that was there then is due by now.
@@ -63,28 +69,36 @@ pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
             let until = if everything { Timestamp::MAX } else { core.now() };
             match sweep(&core, until).await {
                 Ok(Swept { looked_at, next_at }) => {
+                    core.health.works(Call::Read);
                     (failures, everything) = (0, false);
-                    quiet = stamp.filter(|_| looked_at == 0);
+                    nothing = looked_at == 0;
+                    quiet = stamp.filter(|_| nothing);
                     if let Some(next_at) = next_at {
                         core.alarm.set(next_at);
                     }
                 }
                 Err(error) => {
                     (failures, quiet) = (failures.saturating_add(1), None);
-                    tracing::warn!(%error, failures, "the sweep cannot read which runs are due");
+                    core.health.failed(Call::Read, &error, core.now());
                 }
             }
         }
-        rest(&core, failures).await;
+        let every = core.settings.sweep_every;
+        match (failures, stamp) {
+            (0, None) if nothing => rest(&core, every * UNTOLD, true).await,
+            (0, _) => rest(&core, every, true).await,
+            _ => rest(&core, health::rest(&core.worker.id, failures, every / 16, every), false).await,
+        }
     }
 }
 
-/// Rests until the alarm rings, and no longer than `sweep_every` by the process's own time: the clock may jump.
-async fn rest(core: &Arc<Core>, failures: u32) {
-    let mut latest = std::pin::pin!(tokio::time::sleep(core.settings.sweep_every * (1 << failures.min(4))));
+/// Rests until the alarm rings, if it is listened to, and no longer than `span` by the process's own time: the clock may
+/// jump.
+async fn rest(core: &Arc<Core>, span: Duration, listen: bool) {
+    let mut latest = std::pin::pin!(tokio::time::sleep(span));
     loop {
         // Not before a moment has passed: an instant that lies in the past is swept once, not in a tight loop.
-        let at = if failures > 0 { Timestamp::MAX } else { core.alarm.at() };
+        let at = if listen { core.alarm.at() } else { Timestamp::MAX };
         let moment = at.since(core.now()).max(Duration::from_millis(1));
         tokio::select! {
             biased;

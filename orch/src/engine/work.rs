@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::active::{Renewal, Stop};
 use super::change::{Answer, Change, Cleared, Permit, Start, Wanted};
 use super::core::Core;
-use super::results;
+use super::health::{Call, is_away, rest};
+use super::{results, slots};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{RunKey, StepKey, TenantId};
-use crate::lock::{Acquire, Holder, Slot};
+use crate::id::{RunKey, StepKey};
+use crate::lock::Holder;
 use crate::queue::{Claim, Delivery, DeliveryToken, Item, Settle};
 use crate::time::Timestamp;
 
@@ -21,8 +23,16 @@ use crate::time::Timestamp;
 const CLAIM: usize = 1_024;
 /// How long a claimed hint may take to become a started attempt; then it is delivered again.
 const HINT_LEASE: Duration = Duration::from_secs(30);
-/// How long an idle worker waits without a word from its queue before it asks again.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long an idle worker waits without a word from its queue before it asks again: a queue that tells of pushes is
+/// asked three times a minute.
+const IDLE: Duration = Duration::from_secs(20);
+/// The first rest after hints could not be claimed, and the longest.
+const CLAIM_RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The first rest while the queue cannot be waited on, and the longest: so often it is asked instead.
+const WAIT_RESTS: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Times that a worker is woken for nothing before it rests ahead of asking, and the longest such rest: others may be
+/// faster, or the queue may tell of what is not for this worker.
+const FALSE_ALARMS: (u32, Duration) = (4, Duration::from_millis(64));
 /// How long a step waits before it asks for its slots again.
 const SLOT_RETRY: Duration = Duration::from_millis(250);
 /// How long a hint rests that nobody here can execute.
@@ -31,34 +41,47 @@ const FOREIGN_RETRY: Duration = Duration::from_secs(5);
 /// Claims hints for as long as there are places, until the engine closes.
 pub(super) async fn claim_loop(core: Arc<Core>) {
     let mut failures: u32 = 0;
+    let mut waiting = Waiting::default();
     while !core.closing.is_cancelled() {
         let places = tokio::select! {
             biased;
             places = free_places(&core) => places,
             () = core.closing.cancelled() => return,
         };
-        let wanted = places.len();
         let look = core.backlog.look();
-        match core.queue.claim(&claim(&core, wanted)).await {
+        let claim = claim(&core, places.len());
+        match core.queue.claim(&claim).await {
             Ok(claimed) => {
+                core.health.works(Call::Claim);
                 failures = 0;
-                core.backlog.seen(look, claimed.deliveries.len() < wanted);
+                core.backlog.seen(look, claimed.deliveries.len() < claim.limit);
                 if claimed.deliveries.is_empty() {
                     drop(places);
-                    wait_for_hints(&core, claimed.next_at).await;
+                    // What is ready and was not given out is not for this worker.
+                    let next_at = claimed.next_at.filter(|at| *at > claim.now);
+                    waiting.wait(&core, next_at).await;
                 } else {
+                    waiting.woken = 0;
                     let owner = Arc::clone(&core);
                     core.tasks.spawn(async move { start_all(&owner, claimed.deliveries, places).await });
                 }
             }
             Err(error) => {
                 drop(places);
+                core.health.failed(Call::Claim, &error, core.now());
                 failures = failures.saturating_add(1);
-                tracing::warn!(%error, failures, "hints cannot be claimed");
-                let rest = Duration::from_millis(50) * (1 << failures.min(7));
-                core.sleep_until(core.now().plus(rest)).await;
+                until_closing(&core, rest(&core.worker.id, failures, CLAIM_RESTS.0, CLAIM_RESTS.1)).await;
             }
         }
+    }
+}
+
+/// Rests, unless nothing new is to be claimed any more.
+async fn until_closing(core: &Arc<Core>, span: Duration) {
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep(span) => {}
+        () = core.closing.cancelled() => {}
     }
 }
 
@@ -87,17 +110,42 @@ fn claim(core: &Core, limit: usize) -> Claim {
     }
 }
 
-async fn wait_for_hints(core: &Arc<Core>, next_at: Option<Timestamp>) {
-    let until_next = next_at.map_or(IDLE, |at| at.since(core.now()).min(IDLE));
-    tokio::select! {
-        biased;
-        waited = core.queue.wait(until_next.max(Duration::from_millis(1))) => {
-            if let Err(error) = waited {
-                tracing::warn!(%error, "the queue cannot be waited on");
-                core.sleep_until(core.now().plus(Duration::from_secs(1))).await;
+/// How waiting for hints has gone.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Waits in a row that failed.
+    failures: u32,
+    /// Waits in a row that ended early, with nothing there.
+    woken: u32,
+}
+
+impl Waiting {
+    /// Waits for a word from the queue, until `next_at` at the latest.
+    async fn wait(&mut self, core: &Arc<Core>, next_at: Option<Timestamp>) {
+        let latest = next_at.map_or(IDLE, |at| at.since(core.now()).min(IDLE)).max(Duration::from_millis(1));
+        let begun = Instant::now();
+        let waited = tokio::select! {
+            biased;
+            waited = core.queue.wait(latest) => waited,
+            () = core.closing.cancelled() => return,
+        };
+        let span = match waited {
+            Ok(()) => {
+                core.health.works(Call::Wait);
+                self.failures = 0;
+                self.woken = if begun.elapsed() < latest { self.woken.saturating_add(1) } else { 0 };
+                match self.woken.checked_sub(FALSE_ALARMS.0 + 1) {
+                    Some(more) => FALSE_ALARMS.1.min(Duration::from_millis(1 << more.min(10))),
+                    None => return,
+                }
             }
-        }
-        () = core.closing.cancelled() => {}
+            Err(error) => {
+                core.health.failed(Call::Wait, &error, core.now());
+                self.failures = self.failures.saturating_add(1);
+                rest(&core.worker.id, self.failures, WAIT_RESTS.0, WAIT_RESTS.1).min(latest)
+            }
+        };
+        until_closing(core, span).await;
     }
 }
 
@@ -118,11 +166,12 @@ async fn start_all(core: &Arc<Core>, deliveries: Vec<Delivery>, places: Vec<Perm
     // A settle that does not arrive means a second delivery, which finds the attempt started.
     match core.queue.settle(&settles.concat(), core.now()).await {
         Ok(outcomes) => {
+            core.health.works(Call::Settle);
             for error in outcomes.into_iter().filter_map(Result::err) {
                 tracing::debug!(%error, "a delivery was settled too late");
             }
         }
-        Err(error) => tracing::warn!(%error, "deliveries cannot be settled; they will come again"),
+        Err(error) => core.health.failed(Call::Settle, &error, core.now()),
     }
     // A run that was resumed meanwhile made its hints while these deliveries still stood in their way.
     for run in paused.into_iter().flatten() {
@@ -191,7 +240,7 @@ async fn start_with(core: &Arc<Core>, run: &RunKey, claimed: Claimed, mut needs:
                 Ok(false) => cleared.result = true,
                 Err(error) => break (again_later(core, token, &error), false),
             },
-            Start::NeedsSlots(slots) => match acquire(core, item, slots).await {
+            Start::NeedsSlots(wanted) => match slots::acquire(core, item, wanted).await {
                 Ok(true) => cleared.slots = true,
                 Ok(false) => break (Settle::release(token, core.now().plus(SLOT_RETRY)), false),
                 Err(error) => break (again_later(core, token, &error), false),
@@ -205,7 +254,7 @@ async fn start_with(core: &Arc<Core>, run: &RunKey, claimed: Claimed, mut needs:
         }
     };
     if cleared.slots && !core.active.contains(run, &(item.step.clone(), item.attempt)) {
-        release_slots(core, &item.tenant, holder(core, run, &item.step, item.attempt));
+        slots::release(core, &item.tenant, slots::holder(core, run, &item.step, item.attempt));
     }
     end
 }
@@ -231,7 +280,11 @@ fn refused(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
 }
 
 fn again_later(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
-    tracing::warn!(%error, "an attempt cannot be started now");
+    if is_away(error) {
+        tracing::debug!(%error, "an attempt cannot be started now");
+    } else {
+        tracing::warn!(%error, "an attempt cannot be started now");
+    }
     Settle::release(token, core.now().plus(Duration::from_secs(1)))
 }
 
@@ -239,27 +292,6 @@ async fn reuse(core: &Arc<Core>, item: &Item, result: Digest) -> Result<bool> {
     let Some((output, from)) = results::find(core, &item.tenant, result).await? else { return Ok(false) };
     let change = Change::Reuse { step: item.step.clone(), attempt: item.attempt, output, from };
     core.request(item.key(), Arc::clone(&core.actor), change).await.map(|_| true)
-}
-
-async fn acquire(core: &Arc<Core>, item: &Item, slots: Vec<Slot>) -> Result<bool> {
-    let name = holder(core, &item.key(), &item.step, item.attempt);
-    let holder = Holder { tenant: item.tenant.clone(), name };
-    let acquire = Acquire { holder, slots, lease: core.worker.lease, now: core.now() };
-    Ok(core.lock.acquire(&acquire).await?.is_some())
-}
-
-/// Who holds the slots of an attempt: this worker, so that another one with the same hint cannot give them back.
-pub(super) fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
-    format!("attempt/{}/{}/{step}/{attempt}", core.worker.id, run.run)
-}
-
-pub(super) fn release_slots(core: &Arc<Core>, tenant: &TenantId, name: String) {
-    let (owner, holder) = (Arc::clone(core), Holder { tenant: tenant.clone(), name });
-    core.tasks.spawn(async move {
-        if let Err(error) = owner.lock.release(&[holder]).await {
-            tracing::warn!(%error, "slots cannot be given back; their leases will end");
-        }
-    });
 }
 
 /// Prolongs the leases of what runs here, a third of a lease at a time, and stops what is not this worker's any more.
@@ -276,14 +308,27 @@ pub(super) async fn renew_loop(core: Arc<Core>) {
         }
         core.sleep_until(core.now().plus(tick)).await;
         core.active.fence(core.now());
-        for renewal in core.active.to_renew(core.now().plus(core.worker.lease - tick)) {
+        let renewals = core.active.to_renew(core.now().plus(core.worker.lease - tick));
+        if !renewals.is_empty() {
             let owner = Arc::clone(&core);
-            core.tasks.spawn(async move { renew(&owner, renewal).await });
+            core.tasks.spawn(async move { renew_all(&owner, renewals).await });
         }
     }
 }
 
-async fn renew(core: &Arc<Core>, renewal: Renewal) {
+/// Prolongs the leases of runs, and then their slots in one call. A run whose append takes long holds the slots of the
+/// others up until the next tick, which prolongs them without it.
+async fn renew_all(core: &Arc<Core>, renewals: Vec<Renewal>) {
+    let held = join_all(renewals.into_iter().map(|renewal| renew(core, renewal))).await;
+    let (holders, strays): (Vec<_>, Vec<_>) = held.into_iter().unzip();
+    slots::renew(core, &holders.concat()).await;
+    for (run, strays) in strays {
+        give_back_strays(core, &run, &strays).await;
+    }
+}
+
+/// Prolongs the leases of a run's attempts. Answers whose slots are to be prolonged, and the run's strays.
+async fn renew(core: &Arc<Core>, renewal: Renewal) -> (Vec<Holder>, (RunKey, Vec<(StepKey, u32)>)) {
     let Renewal { run, attempts, notes } = renewal;
     let until = core.now().plus(core.worker.lease);
     match core.request(run.clone(), Arc::clone(&core.actor), Change::Progress { notes }).await {
@@ -291,17 +336,11 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) {
             core.active.renewed(&run, &held, until);
             let lost = |attempt: &_| attempts.contains(attempt) && !held.contains(attempt);
             core.active.stop(&run, Stop::Lost, lost);
-            give_back_strays(core, &run, &held).await;
-            let holders: Vec<Holder> = held
-                .iter()
-                .map(|(step, attempt)| Holder {
-                    tenant: run.tenant.clone(),
-                    name: holder(core, &run, step, *attempt),
-                })
-                .collect();
-            if let Err(error) = core.lock.renew(&holders, until, core.now()).await {
-                tracing::warn!(%run, %error, "slots cannot be prolonged");
-            }
+            let name = |(step, attempt): &(StepKey, u32)| slots::holder(core, &run, step, *attempt);
+            let holder = |attempt: &_| Holder { tenant: run.tenant.clone(), name: name(attempt) };
+            let holders = core.active.with_slots(&run, &held).iter().map(holder).collect();
+            let strays = held.into_iter().filter(|attempt| !core.active.contains(&run, attempt)).collect();
+            (holders, (run, strays))
         }
         answer => {
             core.active.renewed(&run, &[], until);
@@ -309,14 +348,15 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) {
                 // The fence stops the attempts when their lease ends before a renewal gets through.
                 tracing::warn!(%run, %error, "leases cannot be prolonged");
             }
+            (Vec::new(), (run, Vec::new()))
         }
     }
 }
 
 /// Attempts that are this worker's by the ledger and that it knows nothing of: their start landed and every answer
 /// was lost. Prolonging the leases of the others of their run would keep them for ever.
-async fn give_back_strays(core: &Arc<Core>, run: &RunKey, held: &[(StepKey, u32)]) {
-    for (step, attempt) in held.iter().filter(|attempt| !core.active.contains(run, attempt)) {
+async fn give_back_strays(core: &Arc<Core>, run: &RunKey, strays: &[(StepKey, u32)]) {
+    for (step, attempt) in strays.iter().filter(|attempt| !core.active.contains(run, attempt)) {
         let change = Change::Release { step: step.clone(), attempt: *attempt, permit: None };
         if let Err(error) = core.request(run.clone(), Arc::clone(&core.actor), change).await {
             tracing::debug!(%run, %step, %error, "an attempt that has ended is not given back");

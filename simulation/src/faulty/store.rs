@@ -45,6 +45,7 @@ struct State {
     strikes: Vec<(&'static str, Strike)>,
     trap: Option<&'static str>,
     blind: u32,
+    untold: bool,
     calls: BTreeMap<&'static str, u64>,
 }
 
@@ -71,9 +72,19 @@ impl FaultyStore {
         self.state().strikes.push((text, strike));
     }
 
+    /// It does not tell any more whether anybody has written, as most stores that several processes share.
+    pub fn tell_nothing(&self) {
+        self.state().untold = true;
+    }
+
+    /// Other things go wrong from now on.
+    pub fn set_rates(&self, rates: Rates) {
+        self.state().rates = rates;
+    }
+
     /// Nothing goes wrong any more.
     pub fn stop_faults(&self) {
-        self.state().rates = Rates::default();
+        self.set_rates(Rates::default());
     }
 
     /// While frozen, every call hangs: the process is as good as dead, until it is thawed.
@@ -161,7 +172,7 @@ impl Store for FaultyStore {
     }
 
     fn stamp(&self) -> Option<u64> {
-        self.inner.stamp()
+        if self.state().untold { None } else { self.inner.stamp() }
     }
 
     async fn append(&self, appends: &[Append]) -> Result<Vec<Result<()>>> {
