@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use orch::engine::Orchestrator;
+use orch::engine::{Orchestrator, OrchestratorBuilder};
 use orch::executor::Failure;
 use orch::spec::Dag;
 use orch::store::{MemoryStore, Store};
@@ -18,16 +18,16 @@ use crate::stats::median;
 use crate::timed::Timed;
 use crate::{Failed, runtime};
 
-struct Load {
-    id: &'static str,
-    what: String,
-    dag: Dag,
-    runs: usize,
-    steps: usize,
+pub(crate) struct Load {
+    pub(crate) id: &'static str,
+    pub(crate) what: String,
+    pub(crate) dag: Dag,
+    pub(crate) runs: usize,
+    pub(crate) steps: usize,
 }
 
 /// What the aims are about: many runs, and one wide run.
-fn loads(size: Size) -> [Load; 2] {
+pub(crate) fn loads(size: Size) -> [Load; 2] {
     let (runs, wide) = size.of((1_000, 100_000), (10, 100));
     [
         Load {
@@ -83,7 +83,7 @@ pub(crate) fn sqlite(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed> {
 }
 
 /// Steps a second, from the submission until the last run has ended, and what the appends took.
-async fn throughput(orchestrator: &Orchestrator, store: &Timed, load: &Load) -> (f64, Vec<f64>) {
+pub(crate) async fn throughput(orchestrator: &Orchestrator, store: &Timed, load: &Load) -> (f64, Vec<f64>) {
     // The first runs make caches, connections and files grow.
     drive(orchestrator, &layered(100, 10), load.runs.min(20)).await;
     let dag = publish(orchestrator, &load.dag).await;
@@ -98,7 +98,7 @@ pub(crate) fn chain_memory(_: &Path, size: Size) -> Result<Vec<Figure>, Failed> 
     runtime()?.block_on(async {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let trip = median(raw::serial(size.of(20_000, 100)).await).unwrap_or(f64::NAN);
-        let measured = chain_of(store, size).await?;
+        let measured = chain_of(Orchestrator::builder(), store, size).await?;
         let figure = measured.figure("memory.chain", "in memory");
         Ok(vec![figure.raw(raw::TRIP, 1e6 / trip)])
     })
@@ -110,7 +110,7 @@ pub(crate) fn chain_sqlite(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed
         let mut sqlite = Sqlite::open(dir).await?;
         let before = sqlite.commit(size.of(500, 5)).await?;
         let backend = SqliteBackend::open(SqliteConfig::new(dir.join("chain"))).await?;
-        let measured = chain_of(Arc::new(backend.store()), size).await?;
+        let measured = chain_of(Orchestrator::builder(), Arc::new(backend.store()), size).await?;
         backend.close().await;
         let commit = f64::midpoint(before, sqlite.commit(size.of(500, 5)).await?);
         sqlite.close().await?;
@@ -138,7 +138,7 @@ pub(crate) fn chain_sqlite(dir: &Path, size: Size) -> Result<Vec<Figure>, Failed
     })
 }
 
-struct Chain {
+pub(crate) struct Chain {
     length: usize,
     rate: f64,
     /// From one step's execution to the next one's, in microseconds.
@@ -148,13 +148,18 @@ struct Chain {
 }
 
 impl Chain {
-    fn figure(&self, id: &str, place: &str) -> Figure {
+    pub(crate) fn figure(&self, id: &str, place: &str) -> Figure {
         let what = format!("{place}, chain of {}", self.length);
         Figure::new(id, what, self.rate, "steps/s").latencies(&mut self.between.clone())
     }
 }
 
-async fn chain_of(store: Arc<dyn Store>, size: Size) -> Result<Chain, Failed> {
+/// Measures a chain with `store`; everything else is the builder's.
+pub(crate) async fn chain_of(
+    builder: OrchestratorBuilder,
+    store: Arc<dyn Store>,
+    size: Size,
+) -> Result<Chain, Failed> {
     let length = size.of(1_000, 50);
     let stamps: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let (store, noted) = (Timed::new(store), Arc::clone(&stamps));
@@ -162,11 +167,8 @@ async fn chain_of(store: Arc<dyn Store>, size: Size) -> Result<Chain, Failed> {
         noted.lock().unwrap_or_else(PoisonError::into_inner).push(now());
         async { Ok::<_, Failure>(()) }
     };
-    let orchestrator = Orchestrator::builder()
-        .settings(settings())
-        .store(Arc::new(store.clone()))
-        .task("noop", noop)
-        .start()?;
+    let builder = builder.settings(settings()).store(Arc::new(store.clone()));
+    let orchestrator = builder.task("noop", noop).start()?;
     drive(&orchestrator, &chain(100), 1).await;
     let dag = publish(&orchestrator, &chain(length)).await;
     let take = || std::mem::take(&mut *stamps.lock().unwrap_or_else(PoisonError::into_inner));

@@ -12,6 +12,7 @@ mod machine;
 mod pure;
 mod raw;
 mod rounds;
+mod servers;
 mod stats;
 mod table;
 mod timed;
@@ -34,7 +35,7 @@ struct Arguments {
     /// Print one JSON document instead of a table
     #[arg(long)]
     json: bool,
-    /// Measure only these (all of: raw plan decide encode memory sqlite chain-memory chain-sqlite executing queued finished open idle)
+    /// Measure only these (all of: raw plan decide encode memory sqlite chain-memory chain-sqlite redis chain-redis executing queued finished open idle)
     #[arg(long, num_args = 1.., value_name = "NAME", conflicts_with = "workflows")]
     only: Vec<String>,
     /// How often each is measured; the table shows medians

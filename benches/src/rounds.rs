@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::figure::{Figure, Size, merge};
 use crate::machine::Machine;
 use crate::workflow::Workflow;
-use crate::{Arguments, Failed, engine, footprint, pure, raw, table, tell, workflow};
+use crate::{Arguments, Failed, engine, footprint, pure, raw, servers, table, tell, workflow};
 
 /// One thing to measure.
 struct Measurement {
@@ -34,7 +34,7 @@ const fn once(
     Measurement { name, measure, once: true, after }
 }
 
-const MEASUREMENTS: [Measurement; 14] = [
+const MEASUREMENTS: [Measurement; 16] = [
     each("raw", raw::measure),
     each("plan", pure::plan),
     each("decide", pure::decide),
@@ -43,6 +43,8 @@ const MEASUREMENTS: [Measurement; 14] = [
     each("sqlite", engine::sqlite),
     each("chain-memory", engine::chain_memory),
     each("chain-sqlite", engine::chain_sqlite),
+    each("redis", servers::redis),
+    each("chain-redis", servers::chain_redis),
     each("executing", footprint::executing),
     each("queued", footprint::queued),
     once("finished", &[], footprint::finished),

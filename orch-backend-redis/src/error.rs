@@ -24,6 +24,9 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
+const NO_PERMISSION: (ErrorKind, &str) = (ErrorKind::Refused, "the user lacks a permission on the server");
+const NO_CREDENTIALS: (ErrorKind, &str) = (ErrorKind::Refused, "the server does not accept the credentials");
+
 pub(crate) fn mapped(error: &RedisError, access: Access) -> Error {
     let (kind, message) = meaning(error, access);
     Error::new(kind, message).caused_by(Cause(error.to_string()))
@@ -45,7 +48,7 @@ fn meaning(error: &RedisError, access: Access) -> (ErrorKind, &'static str) {
             (ErrorKind::Indeterminate, "no answer from the server; the change may be there or not")
         }
         Kind::Io => (ErrorKind::Unavailable, "no answer from the server"),
-        Kind::AuthenticationFailed => (ErrorKind::Refused, "the server does not accept the credentials"),
+        Kind::AuthenticationFailed => NO_CREDENTIALS,
         Kind::InvalidClientConfig => (ErrorKind::Invalid, "the settings of the connection are wrong"),
         Kind::Server(server) => meaning_of_reply(server, error),
         Kind::Extension => meaning_of_code(error.code().unwrap_or_default()),
@@ -76,7 +79,7 @@ fn meaning_of_reply(kind: ServerErrorKind, error: &RedisError) -> (ErrorKind, &'
         ServerErrorKind::ReadOnly => {
             (ErrorKind::Unavailable, "the server is a replica, or was made one just now")
         }
-        ServerErrorKind::NoPerm => (ErrorKind::Refused, "the user lacks a permission on the server"),
+        ServerErrorKind::NoPerm => NO_PERMISSION,
         ServerErrorKind::ResponseError => meaning_of_text(error.detail().unwrap_or_default()),
         // Scripts are loaded when they are missing, and keep to one slot.
         _ => (ErrorKind::Internal, "unexpected answer of the server"),
@@ -90,7 +93,7 @@ fn meaning_of_code(code: &str) -> (ErrorKind, &'static str) {
         "MISCONF" => (ErrorKind::Unavailable, "the server cannot write to its disk; make room"),
         "NOREPLICAS" => (ErrorKind::Unavailable, "the server has too few replicas"),
         "BUSY" => (ErrorKind::Unavailable, "the server is busy with somebody's script"),
-        "NOAUTH" | "WRONGPASS" => (ErrorKind::Refused, "the server does not accept the credentials"),
+        "NOAUTH" | "WRONGPASS" => NO_CREDENTIALS,
         "WRONGTYPE" => (ErrorKind::Corrupt, "keys of this namespace belong to another program"),
         "UNBLOCKED" => (ErrorKind::Unavailable, "the server has changed its role"),
         _ => (ErrorKind::Internal, "unexpected answer of the server"),
@@ -106,15 +109,74 @@ fn meaning_of_text(text: &str) -> (ErrorKind, &'static str) {
         meaning_of_code("MISCONF")
     } else if says("WRONGTYPE") {
         meaning_of_code("WRONGTYPE")
-    } else if says("NOPERM") || says("can't run this command") || says("permission") {
-        meaning_of_reply(ServerErrorKind::NoPerm, &RedisError::from((Kind::Client, "")))
+    } else if says("NOPERM") || says("The user executing the script") || says("permission") {
+        NO_PERMISSION
     } else if says("max number of clients") {
         (ErrorKind::Unavailable, "the server has too many clients")
     } else if says("invalid password") || says("AUTH") || says("WRONGPASS") {
-        (ErrorKind::Refused, "the server does not accept the credentials")
+        NO_CREDENTIALS
     } else if says("DB index is out of range") || says("SELECT is not allowed") {
         (ErrorKind::Invalid, "the server has no such database")
     } else {
         (ErrorKind::Internal, "unexpected answer of the server")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error that the driver makes of a server's reply.
+    fn replied(reply: &str) -> RedisError {
+        let value = redis::parse_redis_value(format!("-{reply}\r\n").as_bytes()).expect("it reads");
+        value.extract_error().expect_err("it is an error")
+    }
+
+    #[test]
+    fn every_reply_of_a_server_has_its_meaning() {
+        use ErrorKind::{Corrupt, Internal, Invalid, Refused, Unavailable};
+        for (reply, kind) in [
+            ("LOADING Redis is loading the dataset in memory", Unavailable),
+            ("CLUSTERDOWN Hash slot not served", Unavailable),
+            ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Unavailable),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Unavailable),
+            ("MOVED 3999 127.0.0.1:6381", Unavailable),
+            ("READONLY You can't write against a read only replica.", Unavailable),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Unavailable),
+            ("MISCONF Errors writing to the AOF file: No space left on device", Unavailable),
+            (
+                "ERR Error running script: @user_script:9: OOM command not allowed when used memory",
+                Unavailable,
+            ),
+            ("NOREPLICAS Not enough good replicas to write.", Unavailable),
+            ("BUSY Redis is busy running a script.", Unavailable),
+            ("ERR max number of clients reached", Unavailable),
+            ("NOAUTH Authentication required.", Refused),
+            ("WRONGPASS invalid username-password pair or user is disabled.", Refused),
+            ("NOPERM this user has no permissions to run the 'hscan' command", Refused),
+            ("ERR The user executing the script can't run this command or subcommand script", Refused),
+            ("ERR The user executing the script can't publish to the channel mentioned", Refused),
+            ("ERR DB index is out of range", Invalid),
+            ("ERR SELECT is not allowed in cluster mode", Invalid),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
+            ("ERR wrong number of arguments for 'get' command", Internal),
+        ] {
+            for access in [Access::Read, Access::Write] {
+                assert_eq!(mapped(&replied(reply), access).kind(), kind, "{reply}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_leaves_open_only_what_a_write_did() {
+        let lost = |kind: std::io::ErrorKind| RedisError::from(std::io::Error::from(kind));
+        for kind in
+            [std::io::ErrorKind::TimedOut, std::io::ErrorKind::BrokenPipe, std::io::ErrorKind::UnexpectedEof]
+        {
+            assert_eq!(mapped(&lost(kind), Access::Write).kind(), ErrorKind::Indeterminate);
+            assert_eq!(mapped(&lost(kind), Access::Read).kind(), ErrorKind::Unavailable);
+        }
+        let refused = lost(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(mapped(&refused, Access::Write).kind(), ErrorKind::Unavailable, "nothing was sent");
     }
 }

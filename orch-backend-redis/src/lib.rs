@@ -43,6 +43,7 @@
 mod config;
 mod connect;
 mod error;
+mod facts;
 mod lock;
 mod order;
 mod queue;

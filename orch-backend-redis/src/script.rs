@@ -44,6 +44,7 @@ scripts! {
     RENEW_SLOTS: Write "renew_slots.lua";
     RELEASE: Write "release.lua";
     SWAP: Write "swap.lua";
+    PROBE: Write "probe.lua";
 }
 
 impl Script {

@@ -12,6 +12,7 @@ mod fetch;
 mod mongo;
 mod process;
 mod program;
+mod proxy;
 mod redis;
 mod shared;
 
@@ -19,5 +20,6 @@ pub use fetch::fetch;
 pub use mongo::initiate;
 pub use process::Server;
 pub use program::Kind;
+pub use proxy::{Proxy, Wire};
 pub use redis::{Cluster, redis_command};
 pub use shared::{Shared, SharedServers, address, namespace, skipped};

@@ -25,9 +25,8 @@ pub(super) struct Wake {
 
 impl Wake {
     pub(super) fn new(server: &Arc<Server>) -> Self {
-        let channel = format!("{}:wake", server.config.namespace);
         let (told, closed) = (Arc::default(), watch::Sender::new(false));
-        Self { channel, server: Arc::clone(server), begun: Once::new(), told, closed }
+        Self { channel: server.channel(), server: Arc::clone(server), begun: Once::new(), told, closed }
     }
 
     pub(super) fn channel(&self) -> &str {
