@@ -17,6 +17,9 @@ use crate::link::{Link, Told, pause};
 /// The oldest server: the first whose streams let a single message end by itself.
 const OLDEST: (i64, i64, i64) = (2, 11, 0);
 
+/// How often the client looks whether the server is there when nothing else comes; two in vain, and it connects anew.
+const PING: Duration = Duration::from_secs(10);
+
 /// Bytes of one message of the lock; what is held in a tenant must fit.
 pub(crate) const LOCK_MESSAGE_MAX: i32 = 1 << 20;
 
@@ -37,10 +40,15 @@ pub(crate) async fn open(config: NatsConfig) -> Result<Link> {
     let context =
         ContextBuilder::new().timeout(config.timeout).ack_timeout(config.timeout).build(client.clone());
     let link = Link::new(client, context, config, told);
-    ensure(&link, queue_stream(&link)).await?;
-    ensure(&link, lock_stream(&link)).await?;
+    ensure_all(&link).await?;
     link.opened();
     Ok(link)
+}
+
+/// Makes the two streams of the namespace unless they are there.
+pub(crate) async fn ensure_all(link: &Link) -> Result<()> {
+    ensure(link, queue_stream(link)).await?;
+    ensure(link, lock_stream(link)).await
 }
 
 fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>> {
@@ -64,6 +72,7 @@ async fn options(config: &NatsConfig, told: &Arc<Told>) -> Result<ConnectOptions
         .connection_timeout(config.timeout)
         .request_timeout(Some(config.timeout))
         .require_tls(config.tls)
+        .ping_interval(PING)
         .reconnect_delay_callback(|attempts| match attempts {
             0 | 1 => Duration::ZERO,
             more => {
@@ -117,7 +126,7 @@ fn stream(link: &Link, name: &str, subjects: Vec<String>) -> Config {
     }
 }
 
-pub(crate) fn queue_stream(link: &Link) -> Config {
+fn queue_stream(link: &Link) -> Config {
     Config {
         description: Some("orch: what is queued and leased".to_owned()),
         max_bytes: i64::try_from(link.config.max_bytes).unwrap_or(i64::MAX),
@@ -142,7 +151,7 @@ struct Made {
 
 /// Makes a stream unless it is there. One that is there may differ in size, replicas and placement, which are the
 /// operator's, and in nothing that the promises rest on.
-pub(crate) async fn ensure(link: &Link, wanted: Config) -> Result<()> {
+async fn ensure(link: &Link, wanted: Config) -> Result<()> {
     let info: Result<Made> = link.ask(&format!("STREAM.INFO.{}", wanted.name), &json!({})).await;
     let made = match info {
         Err(error) if error.kind() == ErrorKind::NotFound => {

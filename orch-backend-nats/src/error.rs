@@ -4,7 +4,6 @@ use std::error::Error as _;
 use std::fmt;
 
 use async_nats::jetstream::context::{PublishError, PublishErrorKind, RequestError, RequestErrorKind};
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::{ConnectError, ConnectErrorKind, jetstream};
 use orch::{Error, ErrorKind};
 
@@ -116,21 +115,14 @@ pub(crate) fn of_publish(cause: &PublishError) -> Option<Error> {
     Some(error(kind, message, format!("{}{source}", cause.kind())))
 }
 
+/// Whether nobody takes a message: its stream is gone, or JetStream is not up.
+pub(crate) fn is_without_stream(cause: &PublishError) -> bool {
+    cause.kind() == PublishErrorKind::StreamNotFound
+}
+
 /// The codes that say that another message was first: wrong last sequence, with and without saying which, and one that
 /// is being written at the moment.
 const LOST: [u64; 3] = [10_071, 10_164, 10_163];
-
-pub(crate) fn of_consumer(cause: &ConsumerError) -> Error {
-    let source = cause.source().map(|source| format!(": {source}")).unwrap_or_default();
-    let (kind, message) = match cause.kind() {
-        ConsumerErrorKind::JetStream(told) => return of_api(&told),
-        ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => (ErrorKind::Unavailable, NO_ANSWER),
-        ConsumerErrorKind::InvalidConsumerType
-        | ConsumerErrorKind::InvalidName
-        | ConsumerErrorKind::Other => (ErrorKind::Internal, "stream cannot be followed"),
-    };
-    error(kind, message, format!("{}{source}", cause.kind()))
-}
 
 /// What JetStream itself answered.
 pub(crate) fn of_api(told: &jetstream::Error) -> Error {
@@ -245,7 +237,5 @@ mod tests {
         }
         assert_eq!(of_request(&RequestError::new(RequestErrorKind::TimedOut)).kind(), ErrorKind::Unavailable);
         assert!(is_without_jetstream(&RequestError::new(RequestErrorKind::NoResponders)));
-        let unanswered = ConsumerError::new(ConsumerErrorKind::TimedOut);
-        assert_eq!(of_consumer(&unanswered).kind(), ErrorKind::Unavailable);
     }
 }

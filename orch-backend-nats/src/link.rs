@@ -22,6 +22,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::config::NatsConfig;
+use crate::connect;
 use crate::error;
 use crate::names::Names;
 
@@ -34,24 +35,24 @@ const REFUSALS: usize = 16;
 /// What the server said without being asked.
 #[derive(Debug)]
 pub(crate) struct Told {
-    /// How often a connection was made.
-    connections: watch::Sender<u64>,
+    /// How often a connection was lost.
+    losses: watch::Sender<u64>,
     /// What the client was not allowed to do, newest last.
     refusals: Mutex<VecDeque<String>>,
 }
 
 impl Told {
     pub(crate) fn new() -> Self {
-        Self { connections: watch::Sender::new(0), refusals: Mutex::default() }
+        Self { losses: watch::Sender::new(0), refusals: Mutex::default() }
     }
 
     pub(crate) fn hear(&self, address: &str, event: Event) {
         match event {
-            Event::Connected => {
-                tracing::info!(%address, "connected to nats");
-                self.connections.send_modify(|count| *count += 1);
+            Event::Connected => tracing::info!(%address, "connected to nats"),
+            Event::Disconnected => {
+                tracing::warn!(%address, "connection to nats is lost; it is made again");
+                self.losses.send_modify(|count| *count += 1);
             }
-            Event::Disconnected => tracing::warn!(%address, "connection to nats is lost; it is made again"),
             Event::ServerError(ServerError::Other(words)) => {
                 tracing::warn!(%address, %words, "nats server refuses");
                 let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,10 +65,12 @@ impl Told {
         }
     }
 
-    /// What the server answered instead of an answer: it drops what a client may not send.
+    /// What the server said instead of an answer, once: it drops what a client may not send, and no answer arrives where
+    /// it may not listen.
     fn refusal(&self, subject: &str) -> Option<String> {
-        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.iter().rev().find(|words| words.contains(subject)).cloned()
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = refusals.iter().rposition(|words| words.contains(subject) || words.contains("\"_INBOX."))?;
+        refusals.remove(at)
     }
 }
 
@@ -160,9 +163,9 @@ impl Link {
         }
     }
 
-    /// How often a connection was made; it tells each time.
-    pub(crate) fn connections(&self) -> watch::Receiver<u64> {
-        self.told.connections.subscribe()
+    /// How often a connection was lost; it tells each time.
+    pub(crate) fn losses(&self) -> watch::Receiver<u64> {
+        self.told.losses.subscribe()
     }
 
     /// Whether there is a connection. Without one the client would keep what it is given, and send it long after the
@@ -244,6 +247,7 @@ impl Link {
     pub(crate) async fn put_all(&self, puts: Vec<Put>) -> Vec<Result<Option<u64>>> {
         let mut answers = Vec::with_capacity(puts.len());
         let mut puts = puts.into_iter().peekable();
+        let gone = AtomicBool::new(false);
         while puts.peek().is_some() {
             let broken =
                 answers.iter().any(|answer: &Result<_>| answer.as_ref().is_err_and(Error::is_retryable));
@@ -259,6 +263,7 @@ impl Link {
                 failed = !matches!(ack, Some(Ok(_)));
                 sent.push((put.subject, ack));
             }
+            let gone = &gone;
             let acks = sent.into_iter().map(|(subject, ack)| async move {
                 let Some(ack) = ack else { return Err(unsent()) };
                 let acked = match ack {
@@ -269,11 +274,20 @@ impl Link {
                     Ok(acked) => Ok(Some(acked.sequence)),
                     Err(cause) => match error::of_publish(&cause) {
                         None => Ok(None),
+                        Some(error) if error::is_without_stream(&cause) => {
+                            gone.store(true, Ordering::Relaxed);
+                            Err(self.at(error))
+                        }
                         Some(error) => Err(self.refused(&subject, self.at(error))),
                     },
                 }
             });
             answers.extend(join_all(acks).await);
+        }
+        if gone.into_inner()
+            && let Err(error) = connect::ensure_all(self).await
+        {
+            tracing::warn!(%error, "a stream is gone and cannot be made again");
         }
         answers
     }

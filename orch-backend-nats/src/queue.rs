@@ -24,7 +24,7 @@ const TRIES: u32 = 32;
 
 /// After how many seconds the end of an item goes from the stream. Whoever has not heard of it by then reads the
 /// stream anew, so it need only outlast a moment's lag.
-const END_SECONDS: u64 = 30;
+const END_SECONDS: u64 = 10;
 
 /// Requests for single messages that are under way at once.
 const REQUESTS: usize = 64;
@@ -105,7 +105,11 @@ impl NatsQueue {
             Ok(Err(_)) => Err(error::closed()),
             Err(_) => {
                 image.doubt();
-                Err(Error::unavailable("image of the queue is not up to date").with("sequence", last))
+                let error = Error::unavailable("image of the queue is not up to date").with("sequence", last);
+                Err(match image.trouble() {
+                    Some(trouble) => error.caused_by(trouble),
+                    None => error,
+                })
             }
         }
     }

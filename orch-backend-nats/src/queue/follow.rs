@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
 use async_nats::jetstream::message::Message as JetStreamMessage;
 use async_nats::{Message, StatusCode};
 use futures::StreamExt as _;
 use orch::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::task::AbortHandle;
 
 use super::image::{Image, read};
@@ -48,33 +49,35 @@ async fn follow(link: &Link, image: &Image) {
             return;
         }
         failures += 1;
+        image.set_trouble(Some(format!("{error:?}")));
         match error.kind() {
             ErrorKind::Conflict => tracing::info!(%error, "the image of the queue is read anew"),
             _ => {
                 tracing::warn!(%error, failures, "the image of the queue cannot be kept up; it is tried again")
             }
         }
-        tokio::time::sleep(pause(failures, Duration::from_millis(20), Duration::from_secs(5))).await;
+        tokio::time::sleep(pause(failures, Duration::from_millis(20), Duration::from_secs(2))).await;
     }
 }
 
 /// Reads the whole stream and then what comes. It ends with an error, which is a `Conflict` when something was missed.
 async fn read_on(link: &Link, image: &Image, failures: &mut u32) -> Result<std::convert::Infallible> {
-    let mut connections = link.connections();
-    connections.mark_unchanged();
+    let mut losses = link.losses();
+    losses.mark_unchanged();
     // Somebody may have deleted it; what is waiting is made again from the ledger.
-    connect::ensure(link, connect::queue_stream(link)).await?;
+    connect::ensure_all(link).await?;
     image.begin();
     let last = link.last_sequence(&link.names.queue).await?;
     let (mut reader, mut messages) = Reader::start(link, last).await?;
     if reader.is_whole {
         image.saw(last);
+        image.set_trouble(None);
         *failures = 0;
     }
     loop {
         let chunk = tokio::select! {
             biased;
-            _ = connections.changed() => return Err(missed("there is a new connection")),
+            _ = losses.changed() => return Err(missed("the connection was lost")),
             () = image.doubted() => return Err(missed("it does not fit the stream")),
             chunk = tokio::time::timeout(SILENCE, messages.next()) => chunk,
         };
@@ -88,7 +91,10 @@ async fn read_on(link: &Link, image: &Image, failures: &mut u32) -> Result<std::
         image.told(told);
         if reader.is_whole && before != (reader.seen, reader.is_whole) {
             image.saw(reader.seen);
-            *failures = 0;
+            if !before.1 {
+                image.set_trouble(None);
+                *failures = 0;
+            }
         }
     }
 }
@@ -107,35 +113,40 @@ struct Reader {
     is_whole: bool,
 }
 
+#[derive(Deserialize)]
+struct Made {
+    /// Messages that are to be delivered.
+    num_pending: u64,
+}
+
 type Told = (String, u64, Option<super::message::Stored>);
 type Chunks = futures::stream::ReadyChunks<async_nats::Subscriber>;
 
 impl Reader {
-    /// Begins with the last message of every subject. `last` was the stream's last sequence before.
+    /// Begins at the first message: each is the last of its subject. `last` was the stream's last sequence before.
     async fn start(link: &Link, last: u64) -> Result<(Self, Chunks)> {
         let inbox = link.client.new_inbox();
         let subscribed = link.client.subscribe(inbox.clone()).await;
         let subscriber = subscribed.map_err(|cause| {
             Error::unavailable("stream cannot be listened to").caused_by(cause.to_string())
         })?;
-        let stream = link.context.get_stream_no_info(&link.names.queue).await;
-        let stream =
-            stream.map_err(|cause| Error::internal("no name of a stream").caused_by(cause.to_string()))?;
-        let consumer = push::Config {
-            deliver_subject: inbox,
-            description: Some("orch: a process that claims".to_owned()),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            filter_subject: format!("{}*.*", link.names.items),
-            ack_policy: AckPolicy::None,
-            replay_policy: ReplayPolicy::Instant,
-            flow_control: true,
-            idle_heartbeat: HEARTBEAT,
-            num_replicas: 1,
-            memory_storage: true,
-            ..push::Config::default()
-        };
-        let consumer = stream.create_consumer(consumer).await.map_err(|cause| error::of_consumer(&cause))?;
-        let is_whole = consumer.cached_info().num_pending == 0;
+        let body = json!({
+            "stream_name": link.names.queue,
+            "config": {
+                "description": "orch: a process that claims",
+                "deliver_subject": inbox,
+                "deliver_policy": "all",
+                "ack_policy": "none",
+                "replay_policy": "instant",
+                "flow_control": true,
+                "idle_heartbeat": u64::try_from(HEARTBEAT.as_nanos()).unwrap_or(u64::MAX),
+                "num_replicas": 1,
+                "mem_storage": true,
+            },
+        });
+        let request = format!("CONSUMER.CREATE.{}", link.names.queue);
+        let made: Made = link.ask(&request, &body).await?;
+        let is_whole = made.num_pending == 0;
         Ok((Self { seen: last, delivered: 0, is_whole }, subscriber.ready_chunks(CHUNK)))
     }
 

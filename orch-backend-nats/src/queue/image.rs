@@ -21,6 +21,8 @@ pub(crate) struct Image {
     changed: Notify,
     /// Something does not fit: the stream is to be read anew.
     doubted: Notify,
+    /// Why it is not kept up at the moment.
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -91,7 +93,7 @@ fn parts(names: &Names, token: &DeliveryToken) -> Option<(String, u64)> {
 impl Image {
     pub(crate) fn new() -> Self {
         let (state, seen) = (Mutex::default(), watch::Sender::new(None));
-        Self { state, seen, changed: Notify::new(), doubted: Notify::new() }
+        Self { state, seen, changed: Notify::new(), doubted: Notify::new(), trouble: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -123,6 +125,15 @@ impl Image {
     /// The stream has been seen as far as `sequence`.
     pub(crate) fn saw(&self, sequence: u64) {
         self.seen.send_replace(Some(sequence));
+    }
+
+    /// Remembers why the stream cannot be read, or that it can.
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes over what this process wrote, which the stream will tell of later.
