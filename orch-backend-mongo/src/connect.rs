@@ -25,6 +25,9 @@ const UNION_MAX: usize = 100;
 /// Statements of one command: well below 16 MiB.
 const STATEMENTS_MAX: usize = 1_000;
 
+/// Documents of one answer, if they fit 16 MiB: everything there is.
+const BATCH: u32 = 100_000;
+
 /// How long to look for a server, and to connect to it, where the address does not say.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -102,10 +105,13 @@ impl Connection {
         self.closed.load(Ordering::Acquire)
     }
 
-    pub(crate) async fn close(&self) {
-        if !self.closed.swap(true, Ordering::AcqRel) {
-            self.client.clone().shutdown().immediate(true).await;
-        }
+    /// Lets later calls answer `Closed`.
+    pub(crate) fn refuse(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) async fn shut_down(&self) {
+        self.client.clone().shutdown().immediate(true).await;
     }
 
     /// Does `work` in a task of its own: the driver's futures must not be dropped halfway, and callers may drop theirs.
@@ -136,7 +142,12 @@ impl Connection {
             let mut pipeline = queries.next().cloned().unwrap_or_default();
             pipeline
                 .extend(queries.map(|query| doc! {"$unionWith": {"coll": collection, "pipeline": query}}));
-            let cursor = self.collection::<Document>(collection).aggregate(pipeline).with_type::<T>().await;
+            let cursor = self
+                .collection::<Document>(collection)
+                .aggregate(pipeline)
+                .batch_size(BATCH)
+                .with_type::<T>()
+                .await;
             let answers: Vec<T> = cursor.map_err(reading)?.try_collect().await.map_err(reading)?;
             found.extend(answers);
         }
@@ -152,7 +163,8 @@ impl Connection {
     where
         T: DeserializeOwned + Send + Sync + Unpin,
     {
-        let found = self.collection::<T>(collection).find(filter).projection(projection).await;
+        let found =
+            self.collection::<T>(collection).find(filter).projection(projection).batch_size(BATCH).await;
         found.map_err(reading)?.try_collect().await.map_err(reading)
     }
 

@@ -68,7 +68,12 @@ impl MongoBackend {
 
     /// Closes the connections. Later calls answer `Closed`.
     pub async fn close(&self) {
-        self.connection.close().await;
-        self.queue.close();
+        self.connection.refuse();
+        // The watcher's question would keep its connection for half a minute.
+        self.queue.stop_watching();
+        self.connection.shut_down().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

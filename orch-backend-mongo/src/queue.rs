@@ -141,7 +141,7 @@ impl MongoQueue {
     }
 
     /// Ends watching; who waits learns that the database was closed.
-    pub(crate) fn close(&self) {
+    pub(crate) fn stop_watching(&self) {
         self.0.watcher.stop();
         self.0.notify();
     }
