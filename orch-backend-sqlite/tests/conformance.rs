@@ -7,6 +7,7 @@ use orch::queue::Queue;
 use orch::store::Store;
 use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
 use orch_conformance::Pair;
+use orch_conformance::engine::{Backends, Seams};
 
 async fn open() -> (SqliteBackend, SqliteBackend, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a directory is made");
@@ -40,4 +41,21 @@ mod queue {
 
 mod lock {
     orch_conformance::lock_suite!(super::open_lock);
+}
+
+fn seams(backend: &SqliteBackend) -> Seams {
+    Seams {
+        store: Arc::new(backend.store()),
+        queue: Arc::new(backend.queue()),
+        lock: Arc::new(backend.lock()),
+    }
+}
+
+async fn open_engine() -> Backends {
+    let (first, second, directory) = open().await;
+    Backends::new(seams(&first), seams(&second)).keeping(directory)
+}
+
+mod engine {
+    orch_conformance::engine_suite!(super::open_engine);
 }

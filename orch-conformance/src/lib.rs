@@ -16,9 +16,12 @@
 //! orch_conformance::store_suite!(store);
 //! ```
 //!
-//! The cases are functions too ([`store`], [`queue`], [`lock`]), so that a harness can hold a deliberately wrong
+//! A trio of them, of one backend or of several, is proven by whole engines on it ([`engine_suite!`], which takes
+//! [`engine::Backends`]).
+//!
+//! The cases are functions too ([`store`], [`queue`], [`lock`], [`engine`]), so that a harness can hold a deliberately wrong
 //! backend against one of them; [`Counted`] tells what an engine asks of its backends. Time is data in every request,
-//! so no case waits. This crate is not semver-stable: a new release may find a defect that the one before did not look
+//! so no case of a seam waits. This crate is not semver-stable: a new release may find a defect that the one before did not look
 //! for.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "every case is a test: it panics to fail")]
@@ -28,6 +31,7 @@ use std::fmt;
 use std::sync::Arc;
 
 mod counted;
+pub mod engine;
 mod fixture;
 pub mod lock;
 pub mod queue;
@@ -84,14 +88,14 @@ pub fn run(case: impl Future<Output = ()>) {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! tests_of {
-    ($open:path, $seam:ident: $($case:ident)*) => {
+    ($open:path, $seam:ident, $opened:ty: $($case:ident)*) => {
         $(#[test]
         fn $case() {
             $crate::run(async {
                 // Nothing when there is no server to open it on, which has been told then.
-                let pair: Option<$crate::Pair<_>> = $open().await.into();
-                if let Some(pair) = pair {
-                    $crate::$seam::$case(pair).await;
+                let opened: Option<$opened> = $open().await.into();
+                if let Some(opened) = opened {
+                    $crate::$seam::$case(opened).await;
                 }
             });
         })*
@@ -103,7 +107,7 @@ macro_rules! tests_of {
 #[macro_export]
 macro_rules! store_suite {
     ($open:path) => {
-        $crate::tests_of! { $open, store:
+        $crate::tests_of! { $open, store, $crate::Pair<_>:
             l1_entries_come_back_byte_for_byte
             l1_odd_text_comes_back_byte_for_byte
             l1_chunk_boundaries_do_not_show
@@ -141,7 +145,7 @@ macro_rules! store_suite {
 #[macro_export]
 macro_rules! queue_suite {
     ($open:path) => {
-        $crate::tests_of! { $open, queue:
+        $crate::tests_of! { $open, queue, $crate::Pair<_>:
             q1_unsettled_items_come_back_when_their_lease_ends
             q1_settled_items_are_gone_and_may_be_pushed_again
             q1_released_items_come_back_at_their_instant
@@ -170,7 +174,7 @@ macro_rules! queue_suite {
 #[macro_export]
 macro_rules! lock_suite {
     ($open:path) => {
-        $crate::tests_of! { $open, lock:
+        $crate::tests_of! { $open, lock, $crate::Pair<_>:
             a1_no_more_slots_than_capacity
             a1_all_keys_or_none
             a1_a_dead_holders_slot_comes_back
@@ -187,6 +191,30 @@ macro_rules! lock_suite {
             buckets_say_when_to_come_again
             buckets_refuse_what_cannot_be
             differs_nowhere_from_the_model
+        }
+    };
+}
+
+/// One test per case of the engine suite. Takes the path of an `async fn() -> Backends`, or of one that answers an
+/// `Option` of it. The backends may be of any mixture. Some cases take real time: half a minute at most each.
+#[macro_export]
+macro_rules! engine_suite {
+    ($open:path) => {
+        $crate::tests_of! { $open, engine, $crate::engine::Backends:
+            r3_a_chain_runs_in_declared_order
+            r3_a_diamond_runs_in_declared_order
+            r1_a_fan_out_runs_every_child_once
+            r1_a_failing_step_is_tried_again
+            r3_conditions_decide_what_runs
+            gates_and_signals_reach_a_run_through_either_engine
+            r1_a_sub_dag_is_a_run_of_its_own
+            r4_cancelling_ends_what_runs_in_either_engine
+            r1_two_engines_share_forty_runs
+            r5_one_token_is_one_run_from_both_engines
+            a1_a_key_limits_steps_over_both_engines
+            r4_lost_hints_are_made_again
+            r4_what_a_killed_engine_left_is_finished_by_the_other
+            an_idle_engine_asks_six_times_a_minute
         }
     };
 }

@@ -6,6 +6,7 @@ use orch::lock::{Lock, MemoryLock};
 use orch::queue::{MemoryQueue, Queue};
 use orch::store::{MemoryStore, Store};
 use orch_conformance::Pair;
+use orch_conformance::engine::{Backends, Seams};
 
 async fn open_store() -> Pair<dyn Store> {
     let store = MemoryStore::new();
@@ -32,4 +33,18 @@ mod queue {
 
 mod lock {
     orch_conformance::lock_suite!(super::open_lock);
+}
+
+async fn open_engine() -> Backends {
+    let (store, queue, lock) = (MemoryStore::new(), MemoryQueue::new(), MemoryLock::new());
+    let seams = || Seams {
+        store: Arc::new(store.clone()),
+        queue: Arc::new(queue.clone()),
+        lock: Arc::new(lock.clone()),
+    };
+    Backends::new(seams(), seams())
+}
+
+mod engine {
+    orch_conformance::engine_suite!(super::open_engine);
 }
