@@ -59,3 +59,6 @@ impl NatsBackend {
         self.queue.closed();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -386,4 +386,4 @@ impl fmt::Debug for NatsQueue {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) use message::tests as message_tests;

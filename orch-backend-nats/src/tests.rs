@@ -1,0 +1,139 @@
+//! What each call costs, counted by the messages that the client sends.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use orch::lock::{Acquire, Holder, Lock as _, Slot, Take, Taken};
+use orch::queue::{Claim, Item, Queue as _, Settle};
+use orch::{ErrorKind, TenantId, Timestamp, WorkerId};
+use orch_servers::{Shared, address, namespace};
+
+use super::*;
+use crate::queue::message_tests::item;
+
+async fn open() -> Option<NatsBackend> {
+    let url = format!("{}?namespace={}&maxBytes=4194304", address(Shared::Nats)?, namespace());
+    Some(NatsBackend::open(url.parse().unwrap()).await.unwrap())
+}
+
+fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(1_800_000_000_000_000 + micros)
+}
+
+fn claim(limit: usize) -> Claim {
+    let (worker, lease) = (WorkerId::new("w"), Duration::from_secs(60));
+    Claim { worker, queues: None, tenants: None, limit, lease, now: at(0) }
+}
+
+impl NatsBackend {
+    fn sent(&self) -> u64 {
+        self.link.client.statistics().out_messages.load(Ordering::Relaxed)
+    }
+
+    /// How many messages `call` sends.
+    async fn cost<T>(&self, call: impl Future<Output = Result<T>>) -> (u64, T) {
+        let before = self.sent();
+        let answer = call.await.unwrap();
+        (self.sent() - before, answer)
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_the_queue_costs_a_message_per_item_and_one_to_be_sure() {
+    let Some(backend) = open().await else { return };
+    let queue = backend.queue();
+    let tenant = item(0).tenant;
+    let (begin, _) = backend.cost(queue.claim(&claim(1))).await;
+    assert_eq!(begin, 5, "two streams looked at, how far, a consumer, and the claim's own");
+    let items: Vec<Item> = (0..100).map(item).collect();
+    assert_eq!(backend.cost(queue.push(&items)).await.0, 100);
+    assert_eq!(backend.cost(queue.push(&items)).await.0, 1, "what is known to be there is not sent again");
+    let (claimed, claimed_now) = backend.cost(queue.claim(&claim(60))).await;
+    assert_eq!((claimed, claimed_now.deliveries.len()), (61, 60));
+    let settled = claimed_now.deliveries[0].item.clone();
+    let tokens: Vec<_> = claimed_now.deliveries.into_iter().map(|delivery| delivery.token).collect();
+    assert_eq!(backend.cost(queue.renew(&tokens, at(90_000_000), at(1))).await.0, 60);
+    let settles: Vec<_> = tokens.into_iter().map(Settle::done).collect();
+    assert_eq!(backend.cost(queue.settle(&settles, at(2))).await.0, 60);
+    assert_eq!(backend.cost(queue.settle(&settles, at(2))).await.0, 1, "asked once whether all have ended");
+    assert_eq!(backend.cost(queue.depth(&tenant, at(2))).await.0, 1);
+    assert_eq!(backend.cost(queue.claim(&claim(0))).await.0, 1);
+    assert_eq!(backend.cost(queue.push(&[settled])).await.0, 4, "sent, not known, looked at, sent again");
+    let (rest, claimed_now) = backend.cost(queue.claim(&claim(100))).await;
+    assert_eq!((rest, claimed_now.deliveries.len()), (42, 41));
+    // Nobody takes what comes back: that it came back is told to the others.
+    assert_eq!(backend.cost(queue.claim(&Claim { now: at(60_000_000), ..claim(1) })).await.0, 42);
+    assert_eq!(backend.cost(queue.claim(&Claim { now: at(60_000_000), ..claim(1) })).await.0, 2);
+}
+
+#[tokio::test]
+async fn an_idle_worker_costs_what_it_claims() {
+    let Some(backend) = open().await else { return };
+    let queue = backend.queue();
+    assert!(queue.claim(&claim(1)).await.unwrap().deliveries.is_empty());
+    let (cost, ()) = backend.cost(queue.wait(Duration::from_millis(1_500))).await;
+    assert_eq!(cost, 0, "waiting asks nothing");
+    assert_eq!(backend.cost(queue.claim(&claim(1))).await.0, 1);
+}
+
+#[tokio::test]
+async fn a_push_elsewhere_wakes_who_waits() {
+    let Some(backend) = open().await else { return };
+    let other = NatsBackend::open(backend.link.config.clone()).await.unwrap();
+    let queue = backend.queue();
+    assert!(queue.claim(&claim(1)).await.unwrap().deliveries.is_empty());
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.wait(Duration::from_secs(3_600)).await }
+    });
+    tokio::task::yield_now().await;
+    other.queue().push(&[item(1)]).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it is told").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_call_of_the_lock_costs_a_message_where_nobody_else_is() {
+    let Some(backend) = open().await else { return };
+    let lock = backend.lock();
+    let tenant = TenantId::new("t").unwrap();
+    let holder = |name: &str| Holder { tenant: tenant.clone(), name: name.to_owned() };
+    let asks = |name: &str| Acquire {
+        holder: holder(name),
+        slots: vec![Slot { key: "x".into(), capacity: 2 }, Slot { key: "y".into(), capacity: 2 }],
+        lease: Duration::from_secs(60),
+        now: at(0),
+    };
+    assert_eq!(backend.cost(lock.acquire(&asks("a"))).await.0, 2, "the first reads");
+    assert_eq!(backend.cost(lock.acquire(&asks("b"))).await.0, 1);
+    let (refused, grants) = backend.cost(lock.acquire(&asks("c"))).await;
+    assert_eq!((refused, grants), (1, None), "a refusal is of a fresh read");
+    let both = [holder("a"), holder("b")];
+    assert_eq!(backend.cost(lock.renew(&both, at(9), at(1))).await.0, 1, "one tenant, one message");
+    assert_eq!(backend.cost(lock.release(&both)).await.0, 1);
+    let take = Take { tenant, key: "any *.> key".into(), tokens: 1, rate: 1.0, burst: 2, now: at(0) };
+    assert_eq!(backend.cost(lock.take(&take)).await, (2, Taken::Granted));
+    assert_eq!(backend.cost(lock.take(&take)).await, (1, Taken::Granted));
+    assert_eq!(backend.cost(lock.take(&take)).await.0, 1);
+}
+
+#[tokio::test]
+async fn a_closed_backend_says_so() {
+    let Some(backend) = open().await else { return };
+    let (queue, lock) = (backend.queue(), backend.lock());
+    queue.push(&[item(1)]).await.unwrap();
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        // It may return early, and does so after the push.
+        async move { while queue.wait(Duration::from_secs(3_600)).await.is_ok() {} }
+    });
+    tokio::task::yield_now().await;
+    backend.close().await;
+    let closed = Some(ErrorKind::Closed);
+    let kind = |answer: Result<()>| answer.err().map(|error| error.kind());
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it is told").unwrap();
+    assert_eq!(kind(queue.push(&[item(2)]).await), closed);
+    assert_eq!(kind(queue.claim(&claim(1)).await.map(drop)), closed);
+    assert_eq!(kind(queue.wait(Duration::ZERO).await), closed);
+    assert_eq!(kind(lock.release(&[Holder { tenant: item(1).tenant, name: "h".into() }]).await), closed);
+    backend.close().await;
+}
