@@ -59,14 +59,21 @@ pub(crate) async fn options(config: &MongoConfig) -> Result<ClientOptions> {
     options.app_name.get_or_insert_with(|| "orch".to_owned());
     options.server_selection_timeout.get_or_insert(PATIENCE);
     options.connect_timeout.get_or_insert(PATIENCE);
-    options.read_concern = Some(ReadConcern::majority());
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     let mut concern = options.write_concern.take().unwrap_or_default();
     concern.w.get_or_insert(Acknowledgment::Majority);
     concern.journal.get_or_insert(true);
     concern.w_timeout.get_or_insert(config.call_timeout);
+    // Heads that may be rolled back must not be seen, unless one's own are such.
+    let read = if is_strong(&concern) { ReadConcern::majority() } else { ReadConcern::local() };
+    options.read_concern = Some(read);
     options.write_concern = Some(concern);
     Ok(options)
+}
+
+/// Whether an answered write outlives loss of power, and of any minority of the servers.
+fn is_strong(concern: &WriteConcern) -> bool {
+    concern.w == Some(Acknowledgment::Majority) && concern.journal == Some(true)
 }
 
 impl Connection {
@@ -98,7 +105,7 @@ impl Connection {
 
     /// Whether an answered write outlives loss of power.
     pub(crate) fn is_durable(&self) -> bool {
-        self.write_concern.w == Some(Acknowledgment::Majority) && self.write_concern.journal == Some(true)
+        is_strong(&self.write_concern)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -7,6 +7,7 @@ use orch::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{reading, writing};
+use crate::queue::{LEASED, WAITING};
 
 /// One document per append: the ledger.
 pub(crate) const APPENDS: &str = "appends";
@@ -33,16 +34,17 @@ struct Schema {
     version: i32,
 }
 
-/// Every index beside those on `_id`: collection, name, keys, and what a document must have to be in it.
-fn indexes() -> Vec<(&'static str, &'static str, Document, Option<&'static str>)> {
+/// Every index beside those on `_id`: collection, name, keys, and what a document must be to be in it.
+fn indexes() -> Vec<(&'static str, &'static str, Document, Option<Document>)> {
+    let has = |field: &str| Some(doc! {field: {"$exists": true}});
     vec![
         (RUNS, "byDag", doc! {"tenant": 1, "dagId": 1, "runId": 1}, None),
         (RUNS, "byStart", doc! {"tenant": 1, "status": 1, "startedUtc": 1}, None),
         (RUNS, "newest", doc! {"tenant": 1, "created": -1, "runId": 1}, None),
         (RUNS, "newestOfStatus", doc! {"tenant": 1, "status": 1, "created": -1, "runId": 1}, None),
         (RUNS, "newestOfDag", doc! {"tenant": 1, "dagId": 1, "created": -1, "runId": 1}, None),
-        (RUNS, "due", doc! {"wake": 1, "tenant": 1, "runId": 1}, Some("wake")),
-        (RUNS, "open", doc! {"open": 1}, Some("open")),
+        (RUNS, "due", doc! {"wake": 1, "tenant": 1, "runId": 1}, has("wake")),
+        (RUNS, "open", doc! {"open": 1}, has("open")),
         (
             QUEUE,
             "order",
@@ -52,7 +54,10 @@ fn indexes() -> Vec<(&'static str, &'static str, Document, Option<&'static str>)
             },
             None,
         ),
-        (QUEUE, "at", doc! {"state": 1, "at": 1}, None),
+        // Two that are partial, so that no query in the order of a lane mistakes one for its own. MongoDB 4.4 wants their keys
+        // to differ.
+        (QUEUE, "waits", doc! {"at": 1, "state": 1}, Some(doc! {"state": WAITING})),
+        (QUEUE, "ends", doc! {"at": 1}, Some(doc! {"state": LEASED})),
     ]
 }
 
@@ -70,7 +75,7 @@ pub(crate) async fn ensure(database: &Database) -> Result<()> {
     let indexes = indexes();
     for collection in [RUNS, QUEUE] {
         let models = indexes.iter().filter(|index| index.0 == collection).map(|(_, name, keys, needs)| {
-            let partial = needs.map(|field| doc! {field: {"$exists": true}});
+            let partial = needs.clone();
             let options =
                 IndexOptions::builder().name((*name).to_owned()).partial_filter_expression(partial).build();
             IndexModel::builder().keys(keys.clone()).options(options).build()

@@ -20,7 +20,7 @@ use crate::connect::Connection;
 use crate::error::{DUPLICATE_KEY, Doing, writing};
 use crate::indexes::QUEUE;
 
-mod take;
+pub(crate) mod take;
 mod watcher;
 
 use watcher::Watcher;
@@ -39,8 +39,9 @@ struct Inner {
     watcher: Watcher,
 }
 
-const WAITING: i32 = 0;
-const LEASED: i32 = 1;
+/// What [`Stored::state`] says.
+pub(crate) const WAITING: i32 = 0;
+pub(crate) const LEASED: i32 = 1;
 
 /// A hint, as it is stored. The field names of its place in the order are those of the index.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -524,6 +524,38 @@ async fn every_call_of_the_queue_and_the_lock_costs_what_is_said() {
     }
 }
 
+/// What the server did for a query, and how many keys and documents it looked at.
+async fn explained(backend: &MongoBackend, collection: &str, pipeline: Vec<Document>) -> (String, i64) {
+    let query = doc! {"aggregate": collection, "pipeline": pipeline, "cursor": {}};
+    let explain = doc! {"explain": query, "verbosity": "executionStats"};
+    let plan = backend.connection.database.run_command(explain).await.unwrap();
+    let stats = plan.get_document("executionStats").cloned().unwrap_or_else(|_| {
+        let first = plan.get_array("stages").unwrap()[0].as_document().unwrap();
+        first.get_document("$cursor").unwrap().get_document("executionStats").unwrap().clone()
+    });
+    let count = |name: &str| i64::from(stats.get_i32(name).unwrap());
+    (plan.to_string(), count("totalKeysExamined") + count("totalDocsExamined"))
+}
+
+#[tokio::test]
+async fn a_claim_looks_at_no_more_than_it_asks_for_however_much_waits() {
+    let Some(backend) = open().await else { return };
+    let queue = backend.queue();
+    let late = |number: usize| {
+        let mut late = item(number);
+        (late.priority, late.ready_at) = (9, at(i64::try_from(number).unwrap() + 1));
+        late
+    };
+    queue.push(&(0..3_000).map(item).collect::<Vec<_>>()).await.unwrap();
+    queue.push(&(3_000..6_000).map(late).collect::<Vec<_>>()).await.unwrap();
+    let leased = queue.claim(&claim(500)).await.unwrap().deliveries;
+    assert_eq!(leased.len(), 500);
+    let (plan, seen) = explained(&backend, QUEUE, queue::take::waiting_lanes()).await;
+    assert!(plan.contains("DISTINCT_SCAN") && seen <= 4, "{seen} looked at: {plan}");
+    let (plan, seen) = explained(&backend, QUEUE, queue::take::ready_in("a/default", at(0), 10)).await;
+    assert!(!plan.contains("\"SORT\"") && seen <= 30, "{seen} looked at: {plan}");
+}
+
 #[tokio::test]
 async fn waiting_asks_nothing_while_changes_are_told() {
     let Some((backend, commands)) = counted(Shared::Mongo).await else { return };
@@ -649,8 +681,18 @@ async fn the_indexes_are_made_once() {
         names
     };
     let before = names().await;
-    for name in ["byDag", "byStart", "due", "newest", "newestOfDag", "newestOfStatus", "open", "order", "at"]
-    {
+    for name in [
+        "byDag",
+        "byStart",
+        "due",
+        "newest",
+        "newestOfDag",
+        "newestOfStatus",
+        "open",
+        "order",
+        "waits",
+        "ends",
+    ] {
         assert!(before.iter().any(|found| found == name), "{name}");
     }
     let again = MongoBackend::open(backend.connection.config.clone()).await.unwrap();

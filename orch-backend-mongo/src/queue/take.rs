@@ -85,12 +85,7 @@ impl Inner {
             first(doc! {"state": LEASED, "at": {"$gt": now}}, NEXT),
         ];
         if claim.limit > 0 {
-            queries.push(vec![
-                // One look-up for each lane (a distinct scan), however much waits.
-                doc! {"$match": {"state": WAITING}},
-                doc! {"$group": {"_id": "$lane"}},
-                doc! {"$project": {"_id": 0, "lane": "$_id", "part": {"$literal": LANE}}},
-            ]);
+            queries.push(waiting_lanes());
         }
         self.connection.union(QUEUE, queries).await
     }
@@ -151,13 +146,7 @@ impl Inner {
             })
             .collect();
         let quota = limit.div_ceil(tenants.len().max(1)).max(limit.min(AHEAD / asked.len().max(1)));
-        let query = |lane: &String| {
-            vec![
-                doc! {"$match": {"state": WAITING, "lane": lane, "ready": {"$lte": claim.now.as_micros()}}},
-                doc! {"$sort": {"rank": 1, "ready": 1, "dag": 1, "run": 1, "plan": 1, "step": 1, "index": 1, "attempt": 1}},
-                doc! {"$limit": i64::try_from(quota).unwrap_or(i64::MAX)},
-            ]
-        };
+        let query = |lane: &String| ready_in(lane, claim.now, quota);
         let found: Vec<Stored> = self.connection.union(QUEUE, asked.iter().map(query).collect()).await?;
         let mut tenants: BTreeMap<TenantId, VecDeque<Ready>> = BTreeMap::new();
         for stored in found {
@@ -227,4 +216,22 @@ fn lanes(claim: &Claim, seen: &[Seen]) -> Result<Lanes> {
         }
     }
     Ok(lanes)
+}
+
+/// The lanes in which anything waits: one look-up for each (a distinct scan), however much it is.
+pub(crate) fn waiting_lanes() -> Vec<Document> {
+    vec![
+        doc! {"$match": {"state": WAITING}},
+        doc! {"$group": {"_id": "$lane"}},
+        doc! {"$project": {"_id": 0, "lane": "$_id", "part": {"$literal": LANE}}},
+    ]
+}
+
+/// The first `quota` items of a lane that are ready: in the order of the index, past what is not ready yet.
+pub(crate) fn ready_in(lane: &str, now: Timestamp, quota: usize) -> Vec<Document> {
+    vec![
+        doc! {"$match": {"state": WAITING, "lane": lane, "ready": {"$lte": now.as_micros()}}},
+        doc! {"$sort": {"rank": 1, "ready": 1, "dag": 1, "run": 1, "plan": 1, "step": 1, "index": 1, "attempt": 1}},
+        doc! {"$limit": i64::try_from(quota).unwrap_or(i64::MAX)},
+    ]
 }
