@@ -66,12 +66,12 @@ pub struct NatsConfig {
     pub timeout: Duration,
     /// On how many servers of a cluster the streams are kept, 1 to 5. It counts when they are made.
     pub replicas: usize,
-    /// Bytes that the queue's stream may hold; beyond them a push is `LimitExceeded`. The lock's stream may hold a
-    /// quarter. It counts when they are made; servers that limit an account reserve that much for it.
+    /// Bytes that items may take in the queue's stream, at some 500 each; beyond them a push is `LimitExceeded`. The
+    /// stream itself may hold a quarter and 1 MiB more, the lock's stream a quarter of it. It counts when they are made;
+    /// the server reserves that much for the account.
     pub max_bytes: u64,
 }
 
-/// An item takes some 500 bytes.
 const MAX_BYTES: u64 = 512 << 20;
 
 const FORM: &str = "nats://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…][?namespace=NAME]";

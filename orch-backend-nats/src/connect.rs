@@ -23,6 +23,9 @@ const PING: Duration = Duration::from_secs(10);
 /// Bytes of one message of the lock; what is held in a tenant must fit.
 pub(crate) const LOCK_MESSAGE_MAX: i32 = 1 << 20;
 
+/// Bytes that the queue's stream can hold beyond a quarter more than the items may take.
+const SPARE: u64 = 1 << 20;
+
 /// Bytes of one item; identifiers are short.
 const ITEM_MAX: i32 = 16 << 10;
 
@@ -45,10 +48,17 @@ pub(crate) async fn open(config: NatsConfig) -> Result<Link> {
     Ok(link)
 }
 
-/// Makes the two streams of the namespace unless they are there.
-pub(crate) async fn ensure_all(link: &Link) -> Result<()> {
-    ensure(link, queue_stream(link)).await?;
-    ensure(link, lock_stream(link)).await
+/// Makes the two streams of the namespace unless they are there. Answers how many bytes of the queue's may be items.
+pub(crate) async fn ensure_all(link: &Link) -> Result<u64> {
+    let queue = ensure(link, queue_stream(link)).await?;
+    ensure(link, lock_stream(link)).await?;
+    Ok(u64::try_from(queue.max_bytes).map_or(u64::MAX, |bytes| bytes.saturating_sub(SPARE) / 5 * 4))
+}
+
+/// What the stream of a queue that holds so much may hold: a cluster that is full takes no message in place of another
+/// either, so it must not become full while there is something to be leased or settled.
+fn with_spare(bytes: u64) -> u64 {
+    bytes.saturating_add(bytes / 4).saturating_add(SPARE)
 }
 
 fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>> {
@@ -129,7 +139,7 @@ fn stream(link: &Link, name: &str, subjects: Vec<String>) -> Config {
 fn queue_stream(link: &Link) -> Config {
     Config {
         description: Some("orch: what is queued and leased".to_owned()),
-        max_bytes: i64::try_from(link.config.max_bytes).unwrap_or(i64::MAX),
+        max_bytes: i64::try_from(with_spare(link.config.max_bytes)).unwrap_or(i64::MAX),
         max_message_size: ITEM_MAX,
         ..stream(link, &link.names.queue, link.names.queue_subjects())
     }
@@ -151,7 +161,7 @@ struct Made {
 
 /// Makes a stream unless it is there. One that is there may differ in size, replicas and placement, which are the
 /// operator's, and in nothing that the promises rest on.
-async fn ensure(link: &Link, wanted: Config) -> Result<()> {
+async fn ensure(link: &Link, wanted: Config) -> Result<Config> {
     let info: Result<Made> = link.ask(&format!("STREAM.INFO.{}", wanted.name), &json!({})).await;
     let made = match info {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -174,7 +184,7 @@ async fn ensure(link: &Link, wanted: Config) -> Result<()> {
         ("sealed", found.sealed),
     ];
     match differs.into_iter().find(|(_, differs)| *differs) {
-        None => Ok(()),
+        None => Ok(found),
         Some((setting, _)) => Err(Error::refused(
             "stream is not as orch makes it; set it right, or delete the stream to have it made",
         )

@@ -35,7 +35,9 @@ const REFUSALS: usize = 16;
 /// What the server said without being asked.
 #[derive(Debug)]
 pub(crate) struct Told {
-    /// How often a connection was lost.
+    /// How often a connection was made.
+    connects: watch::Sender<u64>,
+    /// How often one was lost.
     losses: watch::Sender<u64>,
     /// What the client was not allowed to do, newest last.
     refusals: Mutex<VecDeque<String>>,
@@ -43,12 +45,15 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) fn new() -> Self {
-        Self { losses: watch::Sender::new(0), refusals: Mutex::default() }
+        Self { connects: watch::Sender::new(0), losses: watch::Sender::new(0), refusals: Mutex::default() }
     }
 
     pub(crate) fn hear(&self, address: &str, event: Event) {
         match event {
-            Event::Connected => tracing::info!(%address, "connected to nats"),
+            Event::Connected => {
+                tracing::info!(%address, "connected to nats");
+                self.connects.send_modify(|count| *count += 1);
+            }
             Event::Disconnected => {
                 tracing::warn!(%address, "connection to nats is lost; it is made again");
                 self.losses.send_modify(|count| *count += 1);
@@ -161,6 +166,11 @@ impl Link {
             // What does not get through now never will.
             let _ = tokio::time::timeout(self.config.timeout, self.client.drain()).await;
         }
+    }
+
+    /// How often a connection was made; it tells each time.
+    pub(crate) fn connects(&self) -> watch::Receiver<u64> {
+        self.told.connects.subscribe()
     }
 
     /// How often a connection was lost; it tells each time.

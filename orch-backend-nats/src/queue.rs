@@ -98,6 +98,10 @@ impl NatsQueue {
             }
             Err(error) => return Err(error),
         };
+        self.wait_until_seen(image, last).await
+    }
+
+    async fn wait_until_seen(&self, image: &Image, last: u64) -> Result<()> {
         let mut seen = image.seen();
         let seen = seen.wait_for(|seen| seen.is_some_and(|seen| seen >= last));
         match tokio::time::timeout(self.link().config.timeout, seen).await {
@@ -264,6 +268,8 @@ fn ended(token: &DeliveryToken) -> Error {
 impl Queue for NatsQueue {
     async fn push(&self, items: &[Item]) -> Result<()> {
         let image = self.image()?;
+        // Only who sees everything knows whether there is room.
+        self.wait_until_seen(image, 0).await?;
         let (mut fresh, mut there) = (Vec::new(), Vec::new());
         for item in items {
             let subject = self.link().names.item(item);
@@ -273,6 +279,9 @@ impl Queue for NatsQueue {
             let list = if image.has(&put.subject) { &mut there } else { &mut fresh };
             list.push((put, stored));
         }
+        image.check_room(
+            fresh.iter().map(|(put, stored): &(Put, Stored)| (put.subject.as_str(), &*stored.item)),
+        )?;
         for _ in 0..TRIES {
             there.extend(self.add(image, std::mem::take(&mut fresh)).await?);
             if there.is_empty() {
@@ -382,6 +391,14 @@ impl NatsQueue {
 impl fmt::Debug for NatsQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsQueue").field("link", &self.0.link).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+impl NatsQueue {
+    /// About how many bytes the items take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.image.bytes()
     }
 }
 

@@ -67,6 +67,18 @@ async fn a_call_of_the_queue_costs_a_message_per_item_and_one_to_be_sure() {
 }
 
 #[tokio::test]
+async fn what_items_take_is_known() {
+    let Some(backend) = open().await else { return };
+    let queue = backend.queue();
+    let items: Vec<Item> = (0..1_000).map(item).collect();
+    queue.push(&items).await.unwrap();
+    queue.claim(&claim(500)).await.unwrap();
+    let stream = backend.link.context.get_stream(&backend.link.names.queue).await.unwrap();
+    let (taken, counted) = (stream.cached_info().state.bytes, queue.bytes());
+    assert!(taken.abs_diff(counted) < taken / 20, "the stream says {taken}, the image {counted}");
+}
+
+#[tokio::test]
 async fn an_idle_worker_costs_what_it_claims() {
     let Some(backend) = open().await else { return };
     let queue = backend.queue();

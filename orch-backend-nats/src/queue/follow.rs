@@ -43,6 +43,7 @@ impl Follower {
 
 async fn follow(link: &Link, image: &Image) {
     let mut failures = 0;
+    let mut connects = link.connects();
     while !link.is_closed() {
         let Err(error) = read_on(link, image, &mut failures).await;
         if link.is_closed() {
@@ -56,7 +57,9 @@ async fn follow(link: &Link, image: &Image) {
                 tracing::warn!(%error, failures, "the image of the queue cannot be kept up; it is tried again")
             }
         }
-        tokio::time::sleep(pause(failures, Duration::from_millis(20), Duration::from_secs(2))).await;
+        let pause = pause(failures, Duration::from_millis(20), Duration::from_secs(2));
+        // A new connection is a reason to try at once; either way it is tried.
+        let _ = tokio::time::timeout(pause, connects.changed()).await;
     }
 }
 
@@ -65,7 +68,7 @@ async fn read_on(link: &Link, image: &Image, failures: &mut u32) -> Result<std::
     let mut losses = link.losses();
     losses.mark_unchanged();
     // Somebody may have deleted it; what is waiting is made again from the ledger.
-    connect::ensure_all(link).await?;
+    image.set_room(connect::ensure_all(link).await?);
     image.begin();
     let last = link.last_sequence(&link.names.queue).await?;
     let (mut reader, mut messages) = Reader::start(link, last).await?;

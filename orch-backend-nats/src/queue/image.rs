@@ -1,11 +1,12 @@
 //! What the queue's stream holds, in memory and in order.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 use orch::queue::{Claim, DeliveryToken, Depth, Item, Lanes};
-use orch::{Result, TenantId, Timestamp};
+use orch::{Error, Result, TenantId, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::message::{Lease, Stored};
@@ -23,6 +24,8 @@ pub(crate) struct Image {
     doubted: Notify,
     /// Why it is not kept up at the moment.
     trouble: Mutex<Option<String>>,
+    /// How many bytes of the stream may be items.
+    room: AtomicU64,
 }
 
 #[derive(Default)]
@@ -32,6 +35,8 @@ struct State {
     entries: HashMap<String, Entry>,
     /// The last message that the stream itself told of.
     told: u64,
+    /// About how many bytes of the stream are items.
+    bytes: u64,
 }
 
 /// The last message of a subject.
@@ -93,7 +98,8 @@ fn parts(names: &Names, token: &DeliveryToken) -> Option<(String, u64)> {
 impl Image {
     pub(crate) fn new() -> Self {
         let (state, seen) = (Mutex::default(), watch::Sender::new(None));
-        Self { state, seen, changed: Notify::new(), doubted: Notify::new(), trouble: Mutex::default() }
+        let (changed, doubted, trouble) = (Notify::new(), Notify::new(), Mutex::default());
+        Self { state, seen, changed, doubted, trouble, room: AtomicU64::new(u64::MAX) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -170,6 +176,32 @@ impl Image {
 
     pub(crate) fn seen(&self) -> watch::Receiver<Option<u64>> {
         self.seen.subscribe()
+    }
+
+    /// Says how many bytes of the stream may be items.
+    pub(crate) fn set_room(&self, bytes: u64) {
+        self.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether items of these names find room.
+    ///
+    /// # Errors
+    /// `LimitExceeded`.
+    pub(crate) fn check_room<'a>(&self, items: impl Iterator<Item = (&'a str, &'a Item)>) -> Result<()> {
+        let (held, room) = (self.state().bytes, self.room.load(Ordering::Relaxed));
+        let wanted: u64 = items.map(|(subject, item)| size(subject, item)).sum();
+        if held.saturating_add(wanted) <= room {
+            return Ok(());
+        }
+        let full = Error::limit_exceeded(
+            "queue is full; wait until work is done, or raise the stream's `max_bytes`",
+        );
+        Err(full.with("held", held).with("wanted", wanted).with("limit", room))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.state().bytes
     }
 
     /// Whether an item is queued or leased, as far as is known.
@@ -266,6 +298,7 @@ impl State {
                 if number.is_none() {
                     self.lanes.add(Arc::clone(&item), count);
                 }
+                self.bytes += size(&subject, &item);
                 Some(Known { item, count, lease, number })
             }
             // Kept until the stream tells of it: it may tell of older messages first.
@@ -277,6 +310,7 @@ impl State {
 
     fn take_out(&mut self, subject: &str) {
         let Some(known) = self.entries.remove(subject).and_then(|entry| entry.known) else { return };
+        self.bytes = self.bytes.saturating_sub(size(subject, &known.item));
         let leased = known.number.and_then(|number| self.lanes.end(number));
         if leased.is_none() {
             self.lanes.remove(&known.item);
@@ -298,6 +332,17 @@ impl State {
         Some((put, stored))
     }
 }
+
+/// About how many bytes a message takes in the stream: its frame, its head and the fixed parts of its text, its name, and
+/// the names in it.
+fn size(subject: &str, item: &Item) -> u64 {
+    let names = [item.tenant.as_str(), item.queue.as_str(), item.dag.as_str(), item.step.id.as_str()];
+    let names: usize = names.iter().map(|name| name.len()).sum();
+    u64::try_from(FIXED + subject.len() + names).unwrap_or(u64::MAX)
+}
+
+/// The bytes of a message beside the names.
+const FIXED: usize = 340;
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
