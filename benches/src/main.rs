@@ -35,7 +35,7 @@ struct Arguments {
     /// Print one JSON document instead of a table
     #[arg(long)]
     json: bool,
-    /// Measure only these (all of: raw plan decide encode memory sqlite chain-memory chain-sqlite redis chain-redis executing queued finished open idle)
+    /// Measure only these (all of: raw plan decide encode memory sqlite chain-memory chain-sqlite redis chain-redis mongo processes executing queued finished open idle)
     #[arg(long, num_args = 1.., value_name = "NAME", conflicts_with = "workflows")]
     only: Vec<String>,
     /// How often each is measured; the table shows medians
@@ -68,6 +68,9 @@ struct Arguments {
     /// With --workflow or --shape: where the ledger lives
     #[arg(long, value_enum, default_value_t = Place::Memory)]
     store: Place,
+    /// Works on the runs in these two places, a store's and a queue's, until standard input is closed
+    #[arg(long, hide = true, num_args = 2)]
+    work: Vec<String>,
     /// Measures one thing in this process and prints its figures
     #[arg(long, hide = true, requires = "dir")]
     measure: Option<String>,
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.measure {
         Some(name) => rounds::measure(name, &arguments),
+        None if !arguments.work.is_empty() => servers::work(&arguments.work).map(|()| String::new()),
         None if arguments.workflow.is_some() || arguments.shape.is_some() => rounds::workflow(&arguments),
         None => rounds::run(&arguments),
     };

@@ -34,7 +34,7 @@ const fn once(
     Measurement { name, measure, once: true, after }
 }
 
-const MEASUREMENTS: [Measurement; 16] = [
+const MEASUREMENTS: [Measurement; 18] = [
     each("raw", raw::measure),
     each("plan", pure::plan),
     each("decide", pure::decide),
@@ -45,6 +45,8 @@ const MEASUREMENTS: [Measurement; 16] = [
     each("chain-sqlite", engine::chain_sqlite),
     each("redis", servers::redis),
     each("chain-redis", servers::chain_redis),
+    each("mongo", servers::mongo),
+    each("processes", servers::processes),
     each("executing", footprint::executing),
     each("queued", footprint::queued),
     once("finished", &[], footprint::finished),

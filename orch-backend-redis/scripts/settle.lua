@@ -1,32 +1,40 @@
 -- Ends deliveries. KEYS: the tenant's queue. ARGV: now, the channel to tell, then 3 values a delivery: id, name of the
 -- claim, and the instant at which the item is ready again (empty when it is done). Answers 1 for each that ended.
-local q, now, answers, released = KEYS[1], ARGV[1], {}, false
+local q, now, ids, answers = KEYS[1], ARGV[1], {}, {}
 for i = 3, #ARGV, 3 do
-  local id, at = ARGV[i], ARGV[i + 2]
-  local item = redis.call('HGET', q .. ':items', id)
-  local count, queue, name, until_, place = string.match(item or '', '^(%d+)|([^|]*)|([^|]*)|([^|]*)|(.*)$')
-  if not count or name ~= ARGV[i + 1] or name == '' or until_ <= now then
-    answers[#answers + 1] = 0
-  else
-    redis.call('ZREM', q .. ':leased', until_ .. id)
+  ids[#ids + 1] = ARGV[i]
+end
+local ended, leases, done, released, delayed = {}, {}, {}, {}, {}
+for n, item in ipairs(redis.call('HMGET', q .. ':items', unpack(ids))) do
+  local id, name, at = ids[n], ARGV[3 * n + 1], ARGV[3 * n + 2]
+  answers[n] = 0
+  if item and not ended[id] and string.sub(item, 1, 16) > now and string.sub(item, 17, 17 + #name) == name .. '|' then
+    answers[n], ended[id] = 1, true
+    leases[#leases + 1] = string.sub(item, 1, 16) .. id
     if at == '' then
-      redis.call('HDEL', q .. ':items', id)
-      if redis.call('HINCRBY', q .. ':lanes', queue, -1) == 0 then
-        redis.call('HDEL', q .. ':lanes', queue)
-      end
+      done[#done + 1] = id
     else
+      local count, queue, place = string.match(item, '|(%d+)|([^ ]+) (.*)$')
       place = string.sub(place, 1, 8) .. at .. string.sub(place, 25)
-      redis.call('HSET', q .. ':items', id, count .. '|' .. queue .. '|||' .. place)
-      redis.call('ZADD', q .. ':delayed', 0, at .. queue .. ' ' .. place)
-      released = true
+      released[#released + 1] = id
+      released[#released + 1] = '0000000000000000|' .. count .. '|' .. queue .. ' ' .. place
+      delayed[#delayed + 1] = 0
+      delayed[#delayed + 1] = at .. queue .. ' ' .. place
     end
-    answers[#answers + 1] = 1
   end
 end
-if released then
-  redis.call('PUBLISH', ARGV[2], '')
+if #leases > 0 then
+  redis.call('ZREM', q .. ':leased', unpack(leases))
 end
-if redis.call('EXISTS', q .. ':items') == 0 then
-  redis.call('DEL', q .. ':now')
+if #done > 0 then
+  redis.call('HDEL', q .. ':items', unpack(done))
+  if redis.call('EXISTS', q .. ':items') == 0 then
+    redis.call('DEL', q .. ':now', q .. ':queues')
+  end
+end
+if #released > 0 then
+  redis.call('HSET', q .. ':items', unpack(released))
+  redis.call('ZADD', q .. ':delayed', unpack(delayed))
+  redis.call('PUBLISH', ARGV[2], '')
 end
 return answers

@@ -46,7 +46,7 @@ pub(crate) fn read_due(place: &str) -> Result<(Timestamp, RunKey)> {
     Ok((read_instant(place)?, key))
 }
 
-/// The place of an item in its queue, in the order of [`Item`], with its id at the end.
+/// The place of an item in its queue, in the order of [`Item`], with its id and the length of that at the end.
 pub(crate) fn place(item: &Item) -> String {
     let mut place = String::with_capacity(192);
     // Higher priorities go first.
@@ -55,7 +55,8 @@ pub(crate) fn place(item: &Item) -> String {
     write!(place, "{:08x}{:016x}{} ", rank.0, rank.1, item.dag).expect("a string takes all");
     write!(place, "{}{:08x}{} {index} {:08x} ", item.run, item.plan_index, item.step.id, item.attempt)
         .expect("a string takes all");
-    place.push_str(&item.id());
+    let id = item.id();
+    write!(place, "{id}{:04x}", id.len()).expect("a string takes all");
     place
 }
 
@@ -119,7 +120,8 @@ mod tests {
         let read: Vec<_> =
             places.iter().map(|place| read_place(&tenant, "default", place).unwrap()).collect();
         assert_eq!(read, items);
-        assert!(places.iter().zip(&items).all(|(place, item)| place.ends_with(&format!(" {}", item.id()))));
+        let ends = |item: &Item| format!(" {}{:04x}", item.id(), item.id().len());
+        assert!(places.iter().zip(&items).all(|(place, item)| place.ends_with(&ends(item))));
     }
 
     #[test]

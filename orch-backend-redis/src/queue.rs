@@ -260,15 +260,15 @@ impl Queue for RedisQueue {
     }
 }
 
-/// Counts an item: count, queue, claim, end of the lease and place, with bars between.
+/// Counts an item, as the scripts keep it: end of the lease, name of the claim, count, queue and place.
 fn count(depths: &mut BTreeMap<QueueName, Depth>, item: &str, now: Timestamp) -> Result<()> {
-    let parts: Vec<&str> = item.splitn(5, '|').collect();
-    let [_, queue, _, lease, place] = parts[..] else { return Err(unexpected("an item of a queue")) };
+    let queued = item.splitn(3, '|').nth(2).and_then(|rest| rest.split_once(' '));
+    let (queue, place) = queued.ok_or_else(|| unexpected("an item of a queue"))?;
     let queue = QueueName::new(queue)?;
     let empty = |queue| Depth { queue, ready: 0, delayed: 0, leased: 0, oldest_at: None };
     let depth = depths.entry(queue.clone()).or_insert_with(|| empty(queue));
     let ready_at = read_instant(place.get(8..).unwrap_or_default())?;
-    if !lease.is_empty() && read_instant(lease)? > now {
+    if read_instant(item)? > now {
         depth.leased += 1;
     } else if ready_at > now {
         depth.delayed += 1;
