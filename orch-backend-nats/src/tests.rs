@@ -79,6 +79,23 @@ async fn what_items_take_is_known() {
 }
 
 #[tokio::test]
+async fn the_longest_names_fit() {
+    let Some(backend) = open().await else { return };
+    let (queue, long) = (backend.queue(), format!("a{}", ".".repeat(127)));
+    let tenant = TenantId::new(&long).unwrap();
+    let step = orch::StepKey::from(orch::StepId::new(&long).unwrap()).child(u32::MAX);
+    let item = Item { tenant: tenant.clone(), step, attempt: u32::MAX, ..item(1) };
+    queue.push(std::slice::from_ref(&item)).await.unwrap();
+    let delivery = queue.claim(&claim(1)).await.unwrap().deliveries.remove(0);
+    assert_eq!(delivery.item, item);
+    queue.settle(&[Settle::done(delivery.token)], at(1)).await.unwrap().remove(0).unwrap();
+    let holder = Holder { tenant, name: long.clone() };
+    let slots = vec![Slot { key: long, capacity: 1 }];
+    let asked = Acquire { holder, slots, lease: Duration::from_secs(60), now: at(0) };
+    assert!(backend.lock().acquire(&asked).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn an_idle_worker_costs_what_it_claims() {
     let Some(backend) = open().await else { return };
     let queue = backend.queue();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orch::lock::Lock as _;
-use orch::queue::Queue as _;
-use orch::{ErrorKind, TenantId, Timestamp};
+use orch::queue::{Item, Queue as _};
+use orch::{DagId, Digest, ErrorKind, QueueName, RunId, StepId, TenantId, Timestamp};
 use orch_backend_nats::{NatsAuth, NatsBackend, NatsConfig};
 use orch_servers::{Kind, Server, Shared, address, namespace, skipped};
 
@@ -35,6 +35,21 @@ fn start(settings: &str) -> Option<(Server, tempfile::TempDir)> {
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn item(number: usize) -> Item {
+    let (tenant, dag) = (TenantId::new("t").unwrap(), DagId::new("dag").unwrap());
+    Item {
+        queue: QueueName::default_queue(),
+        priority: 0,
+        ready_at: Timestamp::EPOCH,
+        run: RunId::derive(&tenant, &dag, &number.to_string(), &Digest::ZERO),
+        plan_index: 0,
+        step: StepId::new("step").unwrap().into(),
+        attempt: 1,
+        tenant,
+        dag,
+    }
 }
 
 /// Whether both seams answer.
@@ -121,8 +136,14 @@ async fn a_missing_permission_is_told() {
         kind == ErrorKind::Refused && text.contains("STREAM.CREATE"),
         "it may not make the streams: {text}"
     );
-    open(&url("all")).await.unwrap();
+    let all = open(&url("all")).await.unwrap();
     works(&open(&url("enough")).await.unwrap()).await;
+    // So many that the server asks in between whether the client keeps up.
+    let items: Vec<_> = (0..5_000).map(item).collect();
+    all.queue().push(&items).await.unwrap();
+    let depth =
+        open(&url("enough")).await.unwrap().queue().depth(&items[0].tenant, Timestamp::EPOCH).await.unwrap();
+    assert_eq!(depth[0].ready, 5_000);
 }
 
 #[tokio::test]
