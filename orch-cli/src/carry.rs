@@ -9,6 +9,7 @@ use orch::planner::{RunState, StepRef, StepState, unshared_plan};
 use orch::{Digest, Error, ErrorKind, RunId, StepKey};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::commands::Comparison;
@@ -22,6 +23,12 @@ const FRAME: Duration = Duration::from_millis(100);
 /// How long nothing must have happened before it is asked whether a person has to act.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// How long a store may be away that a run is followed in. Nothing is lost by giving up.
+const AWAY_MAX: Duration = Duration::from_secs(300);
+/// How long it rests between two questions then.
+const AWAY_REST: Duration = Duration::from_secs(1);
+/// Entries read ahead of the screen.
+const AHEAD: usize = 256;
 /// How long an end may take before it is explained.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -201,25 +208,30 @@ pub(crate) async fn follow(
     let mut events = session.orch.events(&session.who, run, 0, true);
     let mut state = first(&mut events, run).await?;
     progress.begin(&state);
+    let mut entries = read_ahead(events);
     let mut frames = interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look_at = Instant::now() + QUIET;
+    // Since when the store does not answer.
+    let mut away: Option<Instant> = None;
     loop {
         tokio::select! {
-            next = events.next() => match next? {
-                None => return Ok((state, End::Ended)),
-                Some((entry, line)) => {
+            next = entries.recv() => match next.unwrap_or_else(|| Err(Error::internal("nobody reads the run any more"))) {
+                Ok(None) => return Ok((state, End::Ended)),
+                Ok(Some((entry, line))) => {
                     apply(&mut state, &entry, &line)?;
                     if entry.seq > seen {
                         progress.observe(&state, &entry);
                     }
-                    look_at = Instant::now() + QUIET;
+                    (look_at, away) = (Instant::now() + QUIET, None);
                 }
+                Err(error) => away = Some(still_away(away, error)?),
             },
             _ = frames.tick() => {
-                progress.draw(&state, session.orch.stats().trouble);
-                if Instant::now() >= look_at {
-                    match needs(session, &state).await? {
+                let unread = away.map(|_| "the run cannot be read".to_owned());
+                progress.draw(&state, session.orch.stats().trouble.or(unread));
+                if Instant::now() >= look_at && away.is_none() {
+                    match needs(session, &state).await.or_else(moving)? {
                         Some(needs) if patience == Patience::Held && is_held(&needs) => {
                             if !std::mem::replace(&mut held, true) {
                                 progress.say(&advice(&needs));
@@ -234,6 +246,42 @@ pub(crate) async fn follow(
             () = interrupts.next() => return Ok((state, End::Interrupted)),
         }
     }
+}
+
+/// Entries as they come, read in a task of its own so that no frame cuts a question to the store short; while the store is
+/// away it is asked once in a while.
+fn read_ahead(mut events: RunEvents) -> mpsc::Receiver<orch::Result<Option<(Entry, String)>>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let next = events.next().await;
+            let (rests, over) = match &next {
+                Ok(next) => (false, next.is_none()),
+                Err(error) => (true, !error.is_retryable()),
+            };
+            if sender.send(next).await.is_err() || over {
+                return;
+            }
+            if rests {
+                tokio::time::sleep(AWAY_REST).await;
+            }
+        }
+    });
+    receiver
+}
+
+/// What a person has to do is not known while the store is away; until then a run counts as one that goes on.
+fn moving(fault: Fault) -> Result<Option<Vec<Need>>> {
+    match fault {
+        Fault::Error { error, .. } if error.is_retryable() => Ok(None),
+        fault => Err(fault),
+    }
+}
+
+/// Since when the store does not answer, now that it has failed again; an error once that is too long, or will not pass.
+fn still_away(since: Option<Instant>, error: Error) -> Result<Instant> {
+    let since = since.unwrap_or_else(Instant::now);
+    if error.is_retryable() && since.elapsed() < AWAY_MAX { Ok(since) } else { Err(error.into()) }
 }
 
 /// The steps of a run whose outputs come from other runs, and from which.

@@ -1,4 +1,7 @@
-//! From the words of the command line to an orchestrator: the store, the artifacts, the executors.
+//! From the words of the command line to an orchestrator: the backends, the artifacts, the executors.
+
+mod address;
+mod backend;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,11 +12,14 @@ use std::time::Duration;
 use orch::engine::{Identity, Orchestrator, Roles, Settings};
 use orch::executor::{Builtins, Executors, ProcessExecutor, ProcessSettings, Secret};
 use orch::spec::Uses;
-use orch::{Artifacts, Error, ErrorKind, Limits, TenantId};
-use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
+use orch::{Artifacts, Error, Limits, TenantId};
+use orch_backend_sqlite::SqliteBackend;
 
 use crate::args::{Globals, Sandbox, WorkArgs};
 use crate::fault::{Advise as _, Fault, NOT_ALLOWED, Result};
+
+pub(crate) use address::{Address, Places, Seam};
+pub(crate) use backend::Backends;
 
 /// The most bytes of one inline payload: a person's machine has room for more than a shared service.
 const PAYLOAD_BYTES: usize = 4 << 20;
@@ -21,7 +27,7 @@ const PAYLOAD_BYTES: usize = 4 << 20;
 const SECRET_BYTES: u64 = 64 << 10;
 /// How long a first Ctrl-C waits for running steps.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
-/// How often a working process looks for runs that nobody told it of.
+/// How often a working process looks for runs that nobody told it of, where that costs little: in a file.
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// What a command may do with the store.
@@ -49,43 +55,59 @@ pub(crate) struct Session {
     pub(crate) who: Identity,
     /// What this process can execute; nothing when it does not work.
     executors: Option<Executors>,
-    backend: Option<SqliteBackend>,
+    backends: Backends,
 }
 
 impl Session {
-    /// Opens the store and starts what the mode asks for.
+    /// Opens what the mode needs and starts what it asks for: who only looks needs no queue, and who only records no
+    /// lock.
     pub(crate) async fn open(globals: &Globals, mode: Mode<'_>) -> Result<Self> {
         let who = identity(globals)?;
-        let place = Place::of(globals)?;
-        if let (Mode::Look, Place::File(config)) = (mode, &place)
+        let places = Places::of(globals)?;
+        if let (Mode::Look, Address::Sqlite(config)) = (mode, &places.store)
             && !config.path.exists()
         {
             let path = config.path.display();
             return Err(Fault::from(Error::not_found("there is no store here yet").with("path", path))
                 .hint("`orch run FILE` makes one; --store names another"));
         }
-        let builder = Orchestrator::builder().settings(settings(mode, &who.tenant)).label("cli");
-        let (mut builder, executors) = match mode {
-            Mode::Work(work) => {
-                let (secrets, executors) = (secrets(work)?, executors(globals, work)?);
-                let builder = builder.executors(executors.clone());
-                (builder.secrets(move |_, name| secrets.get(name).cloned()), Some(executors))
+        let settings = settings(mode, &who.tenant, &places.store);
+        let mut builder = Orchestrator::builder().settings(settings).label("cli");
+        let mut executors = None;
+        if let Mode::Work(work) = mode {
+            let secrets = secrets(work)?;
+            let registered = self::executors(globals, work)?;
+            builder = builder.executors(registered.clone());
+            builder = builder.secrets(move |_, name| secrets.get(name).cloned());
+            executors = Some(registered);
+        }
+        let mut backends = Backends::default();
+        for seam in Seam::ALL {
+            let needed = match mode {
+                Mode::Look => seam == Seam::Store,
+                Mode::Record => seam != Seam::Lock,
+                Mode::Work(_) => true,
+            };
+            if !needed {
+                continue;
             }
-            Mode::Look | Mode::Record => (builder, None),
-        };
-        let directory = place.artifacts(globals);
-        let backend = match place {
-            Place::Memory => None,
-            Place::File(config) => {
-                let backend = open(config, mode).await.advise(advice)?;
-                builder = builder.store(Arc::new(backend.store())).lock(Arc::new(backend.lock()));
-                Some(backend)
-            }
-        };
-        if let Some(artifacts) = artifacts(directory, mode)? {
+            let address = places.get(seam);
+            let backend = backends.get(address, mode).await.advise(|error| advice(error, address))?;
+            // Each is given what it has; what it has not stays in memory.
+            builder = match seam {
+                Seam::Store => {
+                    backend.store().into_iter().fold(builder, |builder, store| builder.store(store))
+                }
+                Seam::Queue => {
+                    backend.queue().into_iter().fold(builder, |builder, queue| builder.queue(queue))
+                }
+                Seam::Lock => backend.lock().into_iter().fold(builder, |builder, lock| builder.lock(lock)),
+            };
+        }
+        if let Some(artifacts) = artifacts(places.artifacts(globals), mode)? {
             builder = builder.artifacts(artifacts);
         }
-        Ok(Self { orch: builder.start()?, who, executors, backend })
+        Ok(Self { orch: builder.start()?, who, executors, backends })
     }
 
     /// Whether this process works and yet cannot execute such a step.
@@ -95,54 +117,26 @@ impl Session {
 
     /// Whether nothing can be recorded in the store.
     pub(crate) fn only_reads(&self) -> bool {
-        self.backend.as_ref().is_some_and(SqliteBackend::is_read_only)
+        self.backends.sqlite().is_some_and(SqliteBackend::is_read_only)
     }
 
-    /// What is damaged in the database file.
+    /// What is damaged in the database file, if there is one.
     pub(crate) async fn integrity(&self) -> Result<Vec<String>> {
-        match &self.backend {
+        match self.backends.sqlite() {
             None => Ok(Vec::new()),
             Some(backend) => Ok(backend.integrity().await?),
         }
     }
 
-    /// Ends gracefully: running steps are waited for or given back, and the store is closed.
+    /// What about the backends could lose data.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.backends.warnings().map(|(address, warning)| format!("{address}: {warning}")).collect()
+    }
+
+    /// Ends gracefully: running steps are waited for or given back, and the backends are closed.
     pub(crate) async fn close(self) {
         self.orch.shutdown().await;
-        if let Some(backend) = self.backend {
-            backend.close().await;
-        }
-    }
-}
-
-/// Where runs are kept.
-#[derive(Debug)]
-pub(crate) enum Place {
-    /// In this process.
-    Memory,
-    /// In a file.
-    File(SqliteConfig),
-}
-
-impl Place {
-    /// The place that the command line names.
-    pub(crate) fn of(globals: &Globals) -> Result<Self> {
-        if globals.store == "memory:" {
-            return Ok(Self::Memory);
-        }
-        let config = globals.store.parse::<SqliteConfig>();
-        config.map(Self::File).advise(|_| Some("write `sqlite:PATH` or `memory:`".to_owned()))
-    }
-
-    /// The directory of artifacts, if they are kept in one.
-    pub(crate) fn artifacts(&self, globals: &Globals) -> Option<PathBuf> {
-        match (&globals.artifacts, self) {
-            (Some(directory), _) => Some(directory.clone()),
-            (None, Self::File(config)) => {
-                Some(config.path.parent().unwrap_or_else(|| Path::new("")).join("artifacts"))
-            }
-            (None, Self::Memory) => None,
-        }
+        self.backends.close().await;
     }
 }
 
@@ -161,8 +155,11 @@ pub(crate) fn limits() -> Limits {
     Limits { payload_bytes: PAYLOAD_BYTES, ..Limits::default() }
 }
 
-fn settings(mode: Mode<'_>, tenant: &TenantId) -> Settings {
-    let base = Settings { limits: limits(), drain: DRAIN, sweep_every: SWEEP, ..Settings::default() };
+fn settings(mode: Mode<'_>, tenant: &TenantId, store: &Address) -> Settings {
+    let mut base = Settings { limits: limits(), drain: DRAIN, ..Settings::default() };
+    if !store.is_remote() {
+        base.sweep_every = SWEEP;
+    }
     match mode {
         Mode::Look | Mode::Record => {
             Settings { roles: Roles { submit: true, schedule: false, work: false }, ..base }
@@ -174,20 +171,6 @@ fn settings(mode: Mode<'_>, tenant: &TenantId) -> Settings {
             sandbox: work.sandbox.map(|Sandbox::None| "none".to_owned()),
             ..base
         },
-    }
-}
-
-/// Opens the file; for reading only where it may not be written and the command only looks.
-async fn open(config: SqliteConfig, mode: Mode<'_>) -> orch::Result<SqliteBackend> {
-    let mut look = config.clone();
-    look.read_only = true;
-    let looks = matches!(mode, Mode::Look);
-    if looks && std::fs::metadata(&config.path).is_ok_and(|file| file.permissions().readonly()) {
-        return SqliteBackend::open(look).await;
-    }
-    match SqliteBackend::open(config).await {
-        Err(error) if looks && error.kind() == ErrorKind::Refused => SqliteBackend::open(look).await,
-        opened => opened,
     }
 }
 
@@ -230,7 +213,7 @@ fn secrets(work: &WorkArgs) -> Result<BTreeMap<String, Secret>> {
     for pair in &work.secret_files {
         let (name, path) =
             pair.split_once('=').ok_or_else(|| Fault::said("--secret-file is written NAME=PATH"))?;
-        let value = read_secret(Path::new(path))
+        let value = read_text(Path::new(path), SECRET_BYTES)
             .map_err(|cause| Fault::said(format!("the secret {name} cannot be read from {path}: {cause}")))?;
         // Editors end files with a newline that is no part of the secret.
         let value = value.strip_suffix('\n').map_or(value.as_str(), |line| line.trim_end_matches('\r'));
@@ -239,20 +222,28 @@ fn secrets(work: &WorkArgs) -> Result<BTreeMap<String, Secret>> {
     Ok(secrets)
 }
 
-fn read_secret(path: &Path) -> std::io::Result<String> {
+/// The text of a small file, as far as it may be long.
+fn read_text(path: &Path, most: u64) -> std::io::Result<String> {
     let mut value = String::new();
-    std::fs::File::open(path)?.take(SECRET_BYTES).read_to_string(&mut value)?;
+    std::fs::File::open(path)?.take(most).read_to_string(&mut value)?;
     Ok(value)
 }
 
-fn advice(error: &Error) -> Option<String> {
-    use orch::ErrorKind::{Corrupt, Refused, Unavailable};
-    match error.kind() {
-        Refused | Unavailable => Some(
+/// What to do about a backend that cannot be opened.
+pub(crate) fn advice(error: &Error, address: &Address) -> Option<String> {
+    use orch::ErrorKind::{Corrupt, Refused, Unavailable, Unsupported};
+    let advice = match (error.kind(), address.is_remote()) {
+        (Refused | Unavailable, false) => {
             "orch needs a directory that it may write to, on a disk with room; --store names another file"
-                .to_owned(),
-        ),
-        Corrupt => Some("restore the file from a backup; nothing was changed".to_owned()),
-        _ => None,
-    }
+        }
+        (Corrupt, false) => "restore the file from a backup; nothing was changed",
+        (Unavailable, true) => "see that the server runs there and can be reached; `orch doctor` tries again",
+        (Refused, true) => {
+            "see to user, password and permissions of the address; ORCH_STORE, ORCH_QUEUE and ORCH_LOCK keep it out of \
+             the list of processes"
+        }
+        (Unsupported, true) => "docs/backends tells which servers orch works with, and how they are set",
+        _ => return None,
+    };
+    Some(advice.to_owned())
 }

@@ -61,8 +61,16 @@ fn root() -> PathBuf {
 fn test() -> Result<(), String> {
     tidy::check(&root())?;
     cargo("format", &["fmt", "--all", "--", "--check"], &[])?;
-    cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"], &[])?;
+    let deny = ["--all-targets", "--locked", "--", "--deny", "warnings"];
+    cargo("lints", &[&["clippy", "--workspace", "--all-features"], &deny[..]].concat(), &[])?;
+    cargo(
+        "lints of the command line without servers",
+        &[&["clippy", "-p", "orch-cli"], &deny[..]].concat(),
+        &[],
+    )?;
     tests()?;
+    let bare = ["test", "-p", "orch-cli", "--locked", "--test", "cli", "addresses"];
+    cargo("the command line without servers", &bare, &[])?;
     sim(std::iter::empty())?;
     cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
     cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
@@ -88,10 +96,18 @@ fn tests() -> Result<(), String> {
     let list_name = list.display().to_string();
     let environment: Vec<_> = servers.environment().chain([("ORCH_SKIPPED", &*list_name)]).collect();
     let arguments: &[&str] = match has("nextest") {
-        true => &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"],
-        false => {
-            &["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"]
-        }
+        true => &["nextest", "run", "--workspace", "--all-features", "--locked", "--no-fail-fast"],
+        false => &[
+            "test",
+            "--workspace",
+            "--all-features",
+            "--locked",
+            "--no-fail-fast",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+        ],
     };
     cargo("tests", arguments, &environment)?;
     if let Ok(skipped) = std::fs::read_to_string(&list) {

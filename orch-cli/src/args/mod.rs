@@ -14,7 +14,9 @@ pub(crate) use runs::RunsCommand;
 
 /// Run DAGs in a deterministic order, with a record that proves what happened.
 ///
-/// Everything lives in one SQLite file, `.orch/orch.db` below the working directory unless --store says otherwise.
+/// Everything lives in one SQLite file, `.orch/orch.db` below the working directory, unless --store says otherwise: it
+/// may name a server, and --queue and --lock others. An address with a password belongs into ORCH_STORE, ORCH_QUEUE or
+/// ORCH_LOCK, or into a file that is named as `@FILE`: arguments can be seen by every user of the machine.
 ///
 /// No server is needed: the process that changes a run also carries it on, until the run has ended or waits for a
 /// person; with --no-work it only records the change. A process that works takes part in every run of its tenant that
@@ -44,16 +46,25 @@ pub(crate) struct Globals {
     /// Why, for the record
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Where runs are kept: `sqlite:PATH` (with `?mode=ro`: only look), or `memory:` for nowhere
+    /// Where runs are kept: `sqlite:PATH` (with `?mode=ro`: only look), `mongodb://…`, `redis://…`, or `memory:` for
+    /// nowhere
     #[arg(
         long,
         global = true,
         env = "ORCH_STORE",
+        hide_env_values = true,
         default_value = "sqlite:.orch/orch.db",
         value_name = "URL"
     )]
     pub(crate) store: String,
-    /// Where artifacts are kept [default: `artifacts` beside the database]
+    /// Where hints wait, also `nats://…` [default: in memory beside a file, otherwise with the store]
+    #[arg(long, global = true, env = "ORCH_QUEUE", hide_env_values = true, value_name = "URL")]
+    pub(crate) queue: Option<String>,
+    /// Where slots are counted, also `nats://…` [default: with the store]
+    #[arg(long, global = true, env = "ORCH_LOCK", hide_env_values = true, value_name = "URL")]
+    pub(crate) lock: Option<String>,
+    /// Where artifacts are kept; several hosts need one that they share [default: `artifacts` beside the database, or
+    /// `.orch/artifacts`]
     #[arg(long, global = true, env = "ORCH_ARTIFACTS", value_name = "DIR")]
     pub(crate) artifacts: Option<PathBuf>,
     /// What steps may read below, and where process steps run [default: the working directory]

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use orch::{Clock as _, SystemClock, Timestamp};
+use orch::lock::Holder;
+use orch::store::{Capability, RunsQuery};
+use orch::{Clock as _, SystemClock, TenantId, Timestamp};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::args::Globals;
-use crate::connect::{self, Mode, Place, Session};
+use crate::connect::{self, Address, Backends, Mode, Places, Seam};
 use crate::fault::{FAILED, Fault, Result};
 use crate::output::table::{table, text};
 use crate::output::{Out, style};
@@ -16,29 +19,42 @@ use crate::output::{Out, style};
 struct Finding {
     what: &'static str,
     ok: bool,
+    /// It works, and yet something could be better.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    warning: bool,
     found: String,
+}
+
+impl Finding {
+    fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self::new(what, true, found)
+    }
+
+    fn new(what: &'static str, ok: bool, found: impl Into<String>) -> Self {
+        Self { what, ok, warning: false, found: found.into() }
+    }
+
+    fn warning(what: &'static str, found: String) -> Self {
+        Self { what, ok: true, warning: true, found }
+    }
 }
 
 /// Before this the clock is certainly wrong: orch did not exist.
 const BORN: &str = "2025-01-01T00:00:00Z";
 
 pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
-    let place = Place::of(globals)?;
+    let places = Places::of(globals)?;
     let mut findings = vec![
-        Finding { what: "version", ok: true, found: env!("CARGO_PKG_VERSION").to_owned() },
+        Finding::good("version", env!("CARGO_PKG_VERSION")),
         identity(globals),
         clock(),
         directory("working directory", Path::new(".")),
     ];
-    if let Some(artifacts) = place.artifacts(globals) {
+    if let Some(artifacts) = places.artifacts(globals) {
         findings.push(directory("artifacts", &artifacts));
     }
-    findings.extend(store(globals, &place).await);
-    findings.push(Finding {
-        what: "sandbox",
-        ok: true,
-        found: "none; process steps run only with `--sandbox none`".to_owned(),
-    });
+    findings.extend(seams(globals, &places).await);
+    findings.push(Finding::good("sandbox", "none; process steps run only with `--sandbox none`"));
     let ok = findings.iter().all(|finding| finding.ok);
     if out.json {
         out.document(&serde_json::json!({ "ok": ok, "findings": findings }));
@@ -47,7 +63,7 @@ pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
         for finding in &findings {
             rows.add_row([
                 finding.what.into(),
-                style::finding(finding.ok),
+                style::finding(finding.ok, finding.warning),
                 comfy_table::Cell::from(&finding.found),
             ]);
         }
@@ -58,19 +74,15 @@ pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
 
 fn identity(globals: &Globals) -> Finding {
     match connect::identity(globals) {
-        Ok(who) => {
-            Finding { what: "identity", ok: true, found: format!("{} for tenant {}", who.actor, who.tenant) }
-        }
-        Err(_) => {
-            Finding { what: "identity", ok: false, found: format!("`{}` is no tenant", globals.tenant) }
-        }
+        Ok(who) => Finding::good("identity", format!("{} for tenant {}", who.actor, who.tenant)),
+        Err(_) => Finding::new("identity", false, format!("`{}` is no tenant", globals.tenant)),
     }
 }
 
 fn clock() -> Finding {
     let now = SystemClock.now();
     let ok = BORN.parse::<Timestamp>().is_ok_and(|born| now > born);
-    Finding { what: "clock", ok, found: now.to_string() }
+    Finding::new("clock", ok, now.to_string())
 }
 
 /// Whether a directory, or the one it would be made in, can be written to.
@@ -83,39 +95,98 @@ fn directory(what: &'static str, path: &Path) -> Finding {
         Ok(()) => format!("{} can be written to", path.display()),
         Err(cause) => format!("{} cannot be written to: {cause}", nearest.display()),
     };
-    Finding { what, ok: written.is_ok(), found }
+    Finding::new(what, written.is_ok(), found)
 }
 
-async fn store(globals: &Globals, place: &Place) -> Vec<Finding> {
-    let what = "store";
-    if let Place::File(config) = place
-        && !config.path.exists()
-    {
-        let found = format!("{} is not there yet; the first run makes it", config.path.display());
-        return vec![Finding { what, ok: true, found }];
+/// Looks at each of the three.
+async fn seams(globals: &Globals, places: &Places) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut backends = Backends::default();
+    let mut warned: Vec<&Address> = Vec::new();
+    for seam in Seam::ALL {
+        let (what, address) = (seam.name(), places.get(seam));
+        match address {
+            Address::Memory if seam == Seam::Queue && places.store != Address::Memory => {
+                findings.push(Finding::good(what, "in memory; hints are made again at every start"));
+                continue;
+            }
+            Address::Sqlite(config) if !config.path.exists() => {
+                let found = format!("{} is not there yet; the first run makes it", config.path.display());
+                findings.push(Finding::good(what, found));
+                continue;
+            }
+            _ => {}
+        }
+        match examine(globals, &mut backends, seam, address).await {
+            Ok(found) => findings.push(Finding::good(what, found)),
+            Err(error) => {
+                let hint = connect::advice(&error, address).map(|hint| format!("; {hint}"));
+                let found = format!("{error}{}", hint.unwrap_or_default());
+                findings.push(Finding::new(what, false, found));
+            }
+        }
+        if !warned.contains(&address) {
+            warned.push(address);
+            let warnings = backends.warnings().filter(|(of, _)| *of == address);
+            findings.extend(warnings.map(|(_, warning)| Finding::warning(what, warning)));
+        }
     }
-    match examine(globals).await {
-        Ok(findings) => findings,
-        Err(Fault::Error { error, .. }) => vec![Finding { what, ok: false, found: error.to_string() }],
-        Err(_) => vec![Finding { what, ok: false, found: "it cannot be opened".to_owned() }],
+    if let Some(backend) = backends.sqlite() {
+        findings.push(match backend.integrity().await {
+            Ok(damage) if damage.is_empty() => Finding::good("integrity", "the file is sound"),
+            Ok(damage) => Finding::new("integrity", false, damage.join("; ")),
+            Err(error) => Finding::new("integrity", false, error.to_string()),
+        });
     }
+    backends.close().await;
+    findings
 }
 
-async fn examine(globals: &Globals) -> Result<Vec<Finding>> {
-    let session = Session::open(globals, Mode::Look).await?;
-    let capability = session.orch.store().capability();
-    let damage = session.integrity().await;
-    session.close().await;
-    let damage = damage?;
+/// Opens one of the three, asks it something that changes nothing, and says what it promises and how long it took.
+async fn examine(
+    globals: &Globals,
+    backends: &mut Backends,
+    seam: Seam,
+    address: &Address,
+) -> orch::Result<String> {
+    let backend = backends.get(address, Mode::Look).await?;
+    let (who, now) = (TenantId::new(&globals.tenant)?, SystemClock.now());
+    let begun = Instant::now();
+    let mut promise = String::new();
+    match seam {
+        Seam::Store => {
+            if let Some(store) = backend.store() {
+                store.runs(&RunsQuery { limit: 1, ..RunsQuery::all(who) }).await?;
+                promise = promises(store.capability());
+            } else {
+                promise = "; gone with the process".to_owned();
+            }
+        }
+        Seam::Queue => {
+            if let Some(queue) = backend.queue() {
+                let waiting: u64 =
+                    queue.depth(&who, now).await?.iter().map(|depth| depth.ready + depth.delayed).sum();
+                promise = format!("; {waiting} hints wait");
+            }
+        }
+        Seam::Lock => {
+            if let Some(lock) = backend.lock() {
+                // Nobody has this name, and so nothing is prolonged.
+                lock.renew(&[Holder { tenant: who, name: "doctor".to_owned() }], now, now).await?;
+            }
+        }
+    }
+    let took = begun.elapsed().as_millis().max(1);
+    let version = backend.version().map(|version| format!(", {version}")).unwrap_or_default();
+    Ok(format!("{address}{version}{promise}; answers in {took}ms"))
+}
+
+fn promises(capability: Capability) -> String {
     let survives = match (capability.survives_process, capability.survives_power_loss) {
         (_, true) => "survives loss of power",
         (true, false) => "survives the process, not loss of power",
         (false, false) => "gone with the process",
     };
     let shared = if capability.shared { "several processes may use it" } else { "one process at a time" };
-    let integrity = if damage.is_empty() { "the file is sound".to_owned() } else { damage.join("; ") };
-    Ok(vec![
-        Finding { what: "store", ok: true, found: format!("{}: {survives}; {shared}", globals.store) },
-        Finding { what: "integrity", ok: damage.is_empty(), found: integrity },
-    ])
+    format!("; {survives}; {shared}")
 }

@@ -7,6 +7,7 @@ use orch::RunId;
 use orch::ledger::RunStatus;
 use orch::store::{RunRow, RunsQuery};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::args::{Globals, WorkArgs};
 use crate::carry::{self, Interrupts};
@@ -15,8 +16,51 @@ use crate::fault::{Fault, Result};
 use crate::output::live::{self, Progress};
 use crate::output::{Out, style, words};
 
-/// How often it is looked which runs there are.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked whether anything has happened, which costs nothing.
+const TICK: Duration = Duration::from_millis(500);
+/// The longest rest between two looks at the runs of a store that cannot tell whether anybody has written, while this
+/// process writes nothing: what others do is told so late.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// The same where the process ends once nothing goes on by itself.
+const REST_MAX_UNTIL_IDLE: Duration = Duration::from_secs(5);
+
+/// When the runs are looked at: after something was written, as far as that is known, and otherwise less and less often.
+#[derive(Debug)]
+struct Watch {
+    /// The stamp of the store and this process's appends at the last look.
+    seen: Option<(Option<u64>, u64)>,
+    rest: Duration,
+    most: Duration,
+    next: Instant,
+    /// The last look got no answer.
+    failing: bool,
+}
+
+impl Watch {
+    fn new(most: Duration) -> Self {
+        Self { seen: None, rest: TICK, most, next: Instant::now(), failing: false }
+    }
+
+    /// Whether it is time to look.
+    fn is_due(&mut self, stamp: Option<u64>, appends: u64) -> bool {
+        let (news, rested) = (self.seen != Some((stamp, appends)), Instant::now() >= self.next);
+        // A store that tells has nothing to show until it says so.
+        let due = if self.failing { rested } else { news || (stamp.is_none() && rested) };
+        if due {
+            self.rest = if news { TICK } else { (self.rest * 2).min(self.most) };
+            self.next = Instant::now() + self.rest;
+            self.seen = Some((stamp, appends));
+            self.failing = false;
+        }
+        due
+    }
+
+    /// The store did not answer: it is asked again, with or without news.
+    fn failed(&mut self) {
+        self.failing = true;
+    }
+}
 
 /// Carries runs on until Ctrl-C, or until nothing goes on by itself.
 pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &WorkArgs) -> Result<()> {
@@ -24,39 +68,71 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
         return Err(Fault::said("`orch work` does nothing but work; leave --no-work out"));
     }
     let session = Session::open(globals, Mode::Work(work)).await?;
+    session.warnings().iter().for_each(|warning| out.note(warning));
     let mut interrupts = Interrupts::listen()?;
     let mut progress = Progress::new(out);
     let mut open: BTreeMap<RunId, u32> = BTreeMap::new();
+    let mut watch = Watch::new(if until_idle { REST_MAX_UNTIL_IDLE } else { REST_MAX });
+    let mut rows = Vec::new();
     loop {
-        let unfinished = unfinished(&session).await?;
-        for row in &unfinished {
-            let quarter = words::settled(&row.steps) * 4 / row.steps.total().max(1);
-            let before = open.insert(row.run, quarter);
-            if before.is_some_and(|before| before < quarter) {
-                progress.log(&line(row));
-            }
-            if before.is_none() {
-                progress.say(&format!(
-                    "{} {} run {}",
-                    style::run(row.status),
-                    row.dag,
-                    words::short(row.run)
-                ));
+        let stats = session.orch.stats();
+        let mut trouble = stats.trouble;
+        if watch.is_due(session.orch.store().stamp(), stats.appends) {
+            match look(&session, out, &mut progress, &mut open, until_idle).await {
+                Ok(unfinished) => {
+                    rows = unfinished.rows.iter().map(line).collect();
+                    if unfinished.idle {
+                        break;
+                    }
+                }
+                // The engine goes on as soon as the store does.
+                Err(Fault::Error { error, .. }) if error.is_retryable() => {
+                    watch.failed();
+                    trouble = trouble.or_else(|| Some(format!("runs cannot be read: {error}")));
+                }
+                Err(fault) => return Err(fault),
             }
         }
-        report_ended(&session, out, &mut progress, &mut open, &unfinished).await?;
-        progress.show(live::bounded(unfinished.iter().map(line).collect()), session.orch.stats().trouble);
-        if until_idle && is_idle(&session, &unfinished).await? {
-            break;
-        }
+        progress.show(live::bounded(rows.clone()), trouble);
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(TICK) => {}
             () = interrupts.next() => break,
         }
     }
     progress.end();
     carry::finish(session, out, &mut interrupts).await;
     Ok(())
+}
+
+/// The runs that have not ended.
+struct Unfinished {
+    rows: Vec<RunRow>,
+    /// It was asked whether each of them waits for a person, and each does.
+    idle: bool,
+}
+
+/// Looks which runs there are and tells what is new about them.
+async fn look(
+    session: &Session,
+    out: &Out,
+    progress: &mut Progress,
+    open: &mut BTreeMap<RunId, u32>,
+    until_idle: bool,
+) -> Result<Unfinished> {
+    let rows = unfinished(session).await?;
+    for row in &rows {
+        let quarter = words::settled(&row.steps) * 4 / row.steps.total().max(1);
+        let before = open.insert(row.run, quarter);
+        if before.is_some_and(|before| before < quarter) {
+            progress.log(&line(row));
+        }
+        if before.is_none() {
+            progress.say(&format!("{} {} run {}", style::run(row.status), row.dag, words::short(row.run)));
+        }
+    }
+    report_ended(session, out, progress, open, &rows).await?;
+    let idle = until_idle && is_idle(session, &rows).await?;
+    Ok(Unfinished { rows, idle })
 }
 
 /// Tells of the runs that have ended since the last look.
@@ -70,8 +146,8 @@ async fn report_ended(
     let ended: Vec<RunId> =
         open.keys().filter(|run| !unfinished.iter().any(|row| row.run == **run)).copied().collect();
     for run in ended {
-        open.remove(&run);
         let row = session.orch.run(&session.who, run).await?;
+        open.remove(&run);
         progress.aside(|| {
             if out.json {
                 out.record(

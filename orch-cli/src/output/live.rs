@@ -145,7 +145,7 @@ impl Progress {
         let said = trouble.as_ref().map(|trouble| {
             let style = style::WARNING;
             let trouble = words::one_line(trouble);
-            format!("{style}⚠ the store cannot be written{style:#}: {trouble}; trying again")
+            format!("{style}⚠{style:#} {trouble}; trying again")
         });
         match &mut self.screen {
             Screen::None => {}

@@ -87,11 +87,11 @@ pub(crate) fn run_cell(status: RunStatus) -> Cell {
     cell(of_run(status), status.as_str())
 }
 
-/// A finding that is as it should be, or not.
-pub(crate) fn finding(good: bool) -> Cell {
-    if good {
-        cell(of_step(StepStatus::Succeeded), "ok")
-    } else {
-        cell(of_step(StepStatus::Failed), "problem")
+/// A finding that is as it should be, could be better, or is not.
+pub(crate) fn finding(good: bool, warning: bool) -> Cell {
+    match (good, warning) {
+        (true, false) => cell(of_step(StepStatus::Succeeded), "ok"),
+        (true, true) => cell(of_step(StepStatus::Parked), "warning"),
+        (false, _) => cell(of_step(StepStatus::Failed), "problem"),
     }
 }

@@ -38,7 +38,7 @@ fn full(test: &str) -> Option<(Lab, Worker)> {
     lab.dag("huge", &format!("steps:\n  - {{ id: a, uses: fn/echo, with: '{}' }}\n", "x".repeat(300_000)));
     fill(&lab, BALLAST);
     let mut worker = Worker::start(&lab, &RUN);
-    worker.hear("⚠ the store cannot be written: disk is full; make room and try again; trying again");
+    worker.hear("⚠ runs cannot be written: disk is full; make room and try again; trying again");
     Some((lab, worker))
 }
 

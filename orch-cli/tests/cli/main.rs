@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod addresses;
 mod answers;
 mod bad_input;
 mod crash;
@@ -15,6 +16,8 @@ mod machine;
 mod people;
 mod proof;
 mod relations;
+#[cfg(all(unix, feature = "mongo", feature = "redis", feature = "nats"))]
+mod servers;
 #[cfg(unix)]
 mod tampered;
 #[cfg(unix)]

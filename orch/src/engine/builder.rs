@@ -186,6 +186,7 @@ impl OrchestratorBuilder {
             actor: id.as_str().into(),
             worker: Worker { id, lease: self.settings.lease },
             loaded: inboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            landed: Default::default(),
             inboxes,
             places: Arc::new(Semaphore::new(self.settings.slots)),
             backlog: Default::default(),

@@ -300,6 +300,8 @@ impl Committer {
             }
             Done::Landed(landed) => {
                 self.appends -= 1;
+                let count = landed.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+                self.core.landed.fetch_add(count as u64, Ordering::Relaxed);
                 self.note(Call::Append, landed.iter().filter_map(|(_, outcome)| outcome.as_ref().err()));
                 landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
             }

@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) threads: usize,
     /// Runs that each committer keeps in memory.
     pub(super) loaded: Vec<AtomicUsize>,
+    /// Appends that have landed.
+    pub(super) landed: AtomicU64,
     pub(super) plans: Plans,
     pub(super) watchers: Watchers,
     pub(super) alarm: Alarm,

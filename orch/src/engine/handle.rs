@@ -70,9 +70,11 @@ pub struct Stats {
     pub active_attempts: usize,
     /// Attempts that could execute besides.
     pub free_slots: usize,
-    /// Why the store did not take the last append, or the queue gave out no hints, or the artifacts kept nothing, while
-    /// that has not worked since: it is tried again all the while.
+    /// That the store did not take the last append, or the queue gave out no hints, or the artifacts kept nothing, and
+    /// why, while that has not worked since: it is tried again all the while.
     pub trouble: Option<String>,
+    /// Appends that have landed since the start. While it stays, this process has written nothing.
+    pub appends: u64,
     /// Calls of the backends that have failed since the start.
     pub failures: Failures,
 }
@@ -346,6 +348,7 @@ impl Orchestrator {
             active_attempts: self.core.active.len(),
             free_slots: self.core.places.available_permits(),
             trouble: self.core.health.trouble(),
+            appends: self.core.landed.load(Ordering::Relaxed),
             failures: self.core.health.failures(),
         }
     }

@@ -131,11 +131,11 @@ impl Health {
         self.0[call as usize].in_a_row.load(Ordering::Acquire) > 0
     }
 
-    /// Why this process does not get on: the last failure of what is tried again all the while.
+    /// What keeps this process from getting on: what is tried again all the while, and why it failed last.
     pub(super) fn trouble(&self) -> Option<String> {
         [Call::Append, Call::Keep, Call::Claim].into_iter().find_map(|call| {
             let last = self.0[call as usize].last.lock().unwrap_or_else(PoisonError::into_inner);
-            last.as_ref().map(|(why, _)| why.clone())
+            last.as_ref().map(|(why, _)| format!("{}: {why}", call.failing()))
         })
     }
 
@@ -205,10 +205,10 @@ mod tests {
         health.failed(Call::Claim, &away("queue"), now);
         health.failed(Call::Append, &away("store"), now);
         health.failed(Call::Slots, &away("lock"), now);
-        assert_eq!(health.trouble().as_deref(), Some("store"));
+        assert_eq!(health.trouble().as_deref(), Some("runs cannot be written: store"));
         assert_eq!(health.failures(), Failures { store: 1, queue: 2, lock: 1, artifacts: 0 });
         health.works(Call::Append);
-        assert_eq!(health.trouble().as_deref(), Some("queue"));
+        assert_eq!(health.trouble().as_deref(), Some("hints cannot be claimed: queue"));
         health.works(Call::Claim);
         assert_eq!((health.trouble(), health.fails(Call::Claim)), (None, false));
         assert_eq!(health.failures().queue, 2, "what was counted stays");

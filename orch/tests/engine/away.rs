@@ -207,7 +207,7 @@ async fn r4_a_queue_that_is_away_for_long_is_asked_now_and_then_and_all_goes_on_
     bounded(queue.values().sum());
     bounded(store.values().sum());
     let stats = watched.orchestrator.stats();
-    assert_eq!(stats.trouble.as_deref(), Some("it is away"));
+    assert_eq!(stats.trouble.as_deref(), Some("hints cannot be claimed: it is away"));
     assert!(stats.failures.queue > 100 && stats.failures.store == 0, "{stats:?}");
     watched.moody.set_away(false);
     let back = Instant::now();

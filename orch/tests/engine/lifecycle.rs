@@ -215,10 +215,12 @@ async fn trouble_with_the_store_can_be_seen_while_it_lasts() {
     let steps = dag("  - { id: a, uses: fn/echo }\n");
     let submit = orch::Submit::new(orch::DagRef::Unpublished(Box::new(steps.clone())), serde_json::json!({}));
     let refused = orchestrator.submit(&who(), submit).await.unwrap_err();
-    assert_eq!(orchestrator.stats().trouble, Some(refused.to_string()));
+    assert_eq!(orchestrator.stats().trouble, Some(format!("runs cannot be written: {refused}")));
+    assert_eq!(orchestrator.stats().appends, 0);
     store.stop_faults();
     assert_eq!(run(&orchestrator, steps).await.status, RunStatus::Completed);
     assert_eq!(orchestrator.stats().trouble, None);
+    assert!((1..=3).contains(&orchestrator.stats().appends), "{:?}", orchestrator.stats());
 }
 
 #[tokio::test(start_paused = true)]

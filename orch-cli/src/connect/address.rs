@@ -1,0 +1,279 @@
+//! Where store, queue and lock are: the addresses of the command line, read, and shown without their secrets.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use orch::Error;
+#[cfg(feature = "mongo")]
+use orch_backend_mongo::MongoConfig;
+#[cfg(feature = "nats")]
+use orch_backend_nats::NatsConfig;
+#[cfg(feature = "redis")]
+use orch_backend_redis::RedisConfig;
+use orch_backend_sqlite::SqliteConfig;
+
+use crate::args::Globals;
+use crate::fault::{Advise as _, Fault, Result};
+
+/// The most bytes of a file with an address.
+const ADDRESS_BYTES: u64 = 64 << 10;
+
+/// What an address is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seam {
+    Store,
+    Queue,
+    Lock,
+}
+
+impl Seam {
+    pub(crate) const ALL: [Self; 3] = [Self::Store, Self::Queue, Self::Lock];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Queue => "queue",
+            Self::Lock => "lock",
+        }
+    }
+
+    const fn argument(self) -> &'static str {
+        match self {
+            Self::Store => "--store",
+            Self::Queue => "--queue",
+            Self::Lock => "--lock",
+        }
+    }
+}
+
+/// Where something is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// In this process.
+    Memory,
+    /// In a file.
+    Sqlite(SqliteConfig),
+    #[cfg(feature = "mongo")]
+    Mongo(Box<MongoConfig>),
+    #[cfg(feature = "redis")]
+    Redis(Box<RedisConfig>),
+    #[cfg(feature = "nats")]
+    Nats(Box<NatsConfig>),
+}
+
+impl Address {
+    /// Whether other machines can be there, too.
+    pub(crate) fn is_remote(&self) -> bool {
+        !matches!(self, Self::Memory | Self::Sqlite(_))
+    }
+
+    fn read(seam: Seam, text: &str) -> Result<Self> {
+        let text = match text.strip_prefix('@') {
+            Some(file) => read_file(seam, file)?,
+            None => text.to_owned(),
+        };
+        let text = text.as_str();
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        let form = |_: &Error| Some(forms(seam));
+        match scheme {
+            "memory" if text == "memory:" => Ok(Self::Memory),
+            "sqlite" => text.parse().map(Self::Sqlite).advise(form),
+            "mongodb" | "mongodb+srv" => mongo(text).map_err(|fault| named(fault, seam)),
+            "redis" | "rediss" => redis(text).map_err(|fault| named(fault, seam)),
+            "nats" | "tls" if seam == Seam::Store => {
+                let error = Error::unsupported("nats keeps hints and slots, not runs");
+                Err(Fault::from(error.with("argument", seam.argument())).hint(
+                    "name another store (`sqlite:PATH`, `mongodb://…`, `redis://…`), and this server with --queue and --lock",
+                ))
+            }
+            "nats" | "tls" => nats(text).map_err(|fault| named(fault, seam)),
+            // No more than the scheme: the rest may hold a password.
+            _ => {
+                let error =
+                    Error::invalid("not an address of anything orch knows").with("argument", seam.argument());
+                let error = if scheme.is_empty() { error } else { error.with("scheme", scheme) };
+                Err(Fault::from(error).hint(forms(seam)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    /// The address without credentials and options.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite(config) => write!(f, "sqlite:{}", config.path.display()),
+            #[cfg(feature = "mongo")]
+            Self::Mongo(config) => write!(f, "mongodb://{}/{}", config.servers(), config.namespace),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => write!(f, "{}?namespace={}", config.address(), config.namespace),
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => write!(f, "{}?namespace={}", config.address(), config.namespace),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The first line of a file, for addresses with a password.
+fn read_file(seam: Seam, file: &str) -> Result<String> {
+    let wrong = |what: String| {
+        Fault::from(Error::invalid(what).with("argument", seam.argument()).with("file", file))
+            .hint("`@FILE` takes the first line of a file as the address")
+    };
+    let text = super::read_text(file.as_ref(), ADDRESS_BYTES)
+        .map_err(|cause| wrong(format!("the address cannot be read: {cause}")))?;
+    let line = text.lines().next().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@'));
+    line.map(str::to_owned).ok_or_else(|| wrong("the first line of the file is no address".to_owned()))
+}
+
+/// Says which argument a wrong address stands in.
+fn named(fault: Fault, seam: Seam) -> Fault {
+    match fault {
+        Fault::Error { code, error, hint } => {
+            Fault::Error { code, error: Box::new((*error).with("argument", seam.argument())), hint }
+        }
+        other => other,
+    }
+}
+
+fn forms(seam: Seam) -> String {
+    let nats = if seam == Seam::Store { "" } else { ", `nats://…`" };
+    format!("write `sqlite:PATH`, `mongodb://…`, `redis://…`{nats} or `memory:`")
+}
+
+/// A backend that this program was built without.
+#[cfg(not(all(feature = "mongo", feature = "redis", feature = "nats")))]
+fn missing(what: &'static str, feature: &'static str) -> Fault {
+    let error = Error::unsupported(format!("this build of orch cannot use {what}")).with("feature", feature);
+    let build = format!("cargo build --release --package orch-cli --features {feature}");
+    Fault::from(error).hint(format!("build it with the feature: `{build}`"))
+}
+
+#[cfg(feature = "mongo")]
+fn mongo(text: &str) -> Result<Address> {
+    Ok(Address::Mongo(Box::new(text.parse()?)))
+}
+
+#[cfg(not(feature = "mongo"))]
+fn mongo(_: &str) -> Result<Address> {
+    Err(missing("MongoDB", "mongo"))
+}
+
+#[cfg(feature = "redis")]
+fn redis(text: &str) -> Result<Address> {
+    Ok(Address::Redis(Box::new(text.parse()?)))
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_: &str) -> Result<Address> {
+    Err(missing("Redis", "redis"))
+}
+
+#[cfg(feature = "nats")]
+fn nats(text: &str) -> Result<Address> {
+    Ok(Address::Nats(Box::new(text.parse()?)))
+}
+
+#[cfg(not(feature = "nats"))]
+fn nats(_: &str) -> Result<Address> {
+    Err(missing("NATS", "nats"))
+}
+
+/// Where the three are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) store: Address,
+    pub(crate) queue: Address,
+    pub(crate) lock: Address,
+}
+
+impl Places {
+    /// The places that the command line names. Beside a file hints wait in memory, since making them again costs little
+    /// there; beside a server they wait on it. Slots are counted where runs are.
+    pub(crate) fn of(globals: &Globals) -> Result<Self> {
+        let store = Address::read(Seam::Store, &globals.store)?;
+        let queue = match &globals.queue {
+            Some(text) => Address::read(Seam::Queue, text)?,
+            None if store.is_remote() => store.clone(),
+            None => Address::Memory,
+        };
+        let lock = match &globals.lock {
+            Some(text) => Address::read(Seam::Lock, text)?,
+            None => store.clone(),
+        };
+        Ok(Self { store, queue, lock })
+    }
+
+    pub(crate) fn get(&self, seam: Seam) -> &Address {
+        match seam {
+            Seam::Store => &self.store,
+            Seam::Queue => &self.queue,
+            Seam::Lock => &self.lock,
+        }
+    }
+
+    /// The directory of artifacts, if they are kept in one: beside the file, or below the working directory.
+    pub(crate) fn artifacts(&self, globals: &Globals) -> Option<PathBuf> {
+        match (&globals.artifacts, &self.store) {
+            (Some(directory), _) => Some(directory.clone()),
+            (None, Address::Sqlite(config)) => {
+                Some(config.path.parent().map_or_else(PathBuf::new, ToOwned::to_owned).join("artifacts"))
+            }
+            (None, Address::Memory) => None,
+            #[allow(unreachable_patterns, reason = "without a server's feature there is nothing else")]
+            (None, _) => Some(PathBuf::from(".orch/artifacts")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn globals(words: &[&str]) -> Globals {
+        use clap::Parser as _;
+        let line = [&["orch", "doctor"], words].concat();
+        crate::args::Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).globals
+    }
+
+    fn places(words: &[&str]) -> Places {
+        Places::of(&globals(words)).unwrap_or_else(|fault| panic!("{words:?}: {fault:?}"))
+    }
+
+    #[test]
+    fn hints_wait_in_memory_beside_a_file_and_slots_are_counted_in_it() {
+        let Places { store, queue, lock } = places(&["--store", "sqlite:a/b.db"]);
+        assert_eq!((store.to_string().as_str(), &queue), ("sqlite:a/b.db", &Address::Memory));
+        assert_eq!(store, lock);
+        let memory = places(&["--store", "memory:", "--lock", "sqlite:x"]);
+        assert_eq!((memory.queue, memory.lock.to_string().as_str()), (Address::Memory, "sqlite:x"));
+    }
+
+    #[cfg(all(feature = "mongo", feature = "redis", feature = "nats"))]
+    #[test]
+    fn beside_a_server_everything_is_on_it_unless_said_otherwise_and_nothing_shows_a_password() {
+        let all = places(&["--store", "redis://me:s3cret@h/1?namespace=x"]);
+        assert!(all.store == all.queue && all.store == all.lock && all.store.is_remote());
+        let mixed = places(&[
+            "--store",
+            "mongodb://me:s3cret@h,i/flows",
+            "--queue",
+            "nats://s3cret@q",
+            "--lock",
+            "rediss://:s3cret@l?namespace=y",
+        ]);
+        let shown = format!("{all:?} {mixed:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        let shown = Seam::ALL.map(|seam| mixed.get(seam).to_string());
+        assert_eq!(shown[0], "mongodb://h,i/flows");
+        assert!(shown[1].starts_with("nats://q:4222?namespace="), "{shown:?}");
+        assert_eq!(shown[2], "rediss://l:6379/0?namespace=y");
+        assert_eq!(all.artifacts(&globals(&[])), Some(PathBuf::from(".orch/artifacts")));
+    }
+}
