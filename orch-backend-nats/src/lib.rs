@@ -10,8 +10,8 @@
 //! There, a lease ends by the server's clock, the order is that of publishing, and a repeated message is known for some
 //! minutes only. Here a lease ends at the instant that the caller named, the order is that of
 //! [`Item::cmp`](orch::queue::Item), tenants take turns, and an item is known for as long as it is there. What follows:
-//! every process holds the whole queue, some 700 bytes for an item; a queue is for hundreds of thousands of items that
-//! wait, not for hundreds of millions; and each process takes turns among tenants by itself.
+//! every process holds the whole queue, about a kilobyte for an item; a queue is for some hundred thousand items that
+//! wait, not for many millions; and each process takes turns among tenants by itself.
 //!
 //! # What it costs
 //!
