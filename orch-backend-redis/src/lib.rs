@@ -18,8 +18,8 @@
 //! | `acquire`, `renew`, `release` of slots | one for each tenant |
 //! | `take` | two |
 //!
-//! An idle worker asks three times a minute for work and three times for runs that are due: six commands a minute on one
-//! node (`tests/idle.rs`).
+//! A step of a chain costs one script. An idle worker asks three times a minute for work and three times for runs that are
+//! due: six commands a minute on one node (`tests/cost.rs`), 51 in a cluster.
 //!
 //! # What it promises
 //!

@@ -342,7 +342,8 @@ impl Committer {
             Ok(()) => {
                 let state = prepared.state.take();
                 effects::run(&self.core, state.as_deref(), &mut prepared.effects);
-                self.core.watchers.notify(&key);
+                let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
+                self.core.watchers.notify(&key, ended);
                 self.keep(&key, state);
                 if prepared.effects.more {
                     let actor = Arc::clone(&self.core.actor);

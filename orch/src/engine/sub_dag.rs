@@ -29,7 +29,7 @@ pub(super) fn carry(core: &Arc<Core>, sub_run: SubRun) {
                 report_now(&owner, sub_run.parent, sub_run.step, sub_run.attempt, outcome).await;
             }
             Err(error) if error.is_retryable() => {
-                tracing::warn!(run = %child, %error, "a sub-dag cannot be looked after now; the sweep tries again");
+                tracing::debug!(run = %child, %error, "a sub-dag cannot be looked after now; the sweep tries again");
             }
             Err(error) => {
                 let outcome = Failure::fatal("sub_dag", error.sentence()).into();

@@ -22,16 +22,29 @@ const PAGE: usize = 1_000;
 
 /// Who waits for which run, and how many of them.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<HashMap<RunKey, (usize, Arc<Notify>)>>);
+pub(super) struct Watchers(Mutex<HashMap<RunKey, (usize, Arc<News>)>>);
+
+/// What is told of a run.
+#[derive(Debug, Default)]
+struct News {
+    /// It has moved on.
+    moved: Notify,
+    /// It has ended: who waits for no more than that need not look at every step.
+    ended: Notify,
+}
 
 impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunKey, (usize, Arc<Notify>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunKey, (usize, Arc<News>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn notify(&self, key: &RunKey) {
-        if let Some((_, notify)) = self.lock().get(key) {
-            notify.notify_waiters();
+    /// Tells that a run has moved on and, with `ended`, that nothing will follow.
+    pub(super) fn notify(&self, key: &RunKey, ended: bool) {
+        if let Some((_, news)) = self.lock().get(key) {
+            news.moved.notify_waiters();
+            if ended {
+                news.ended.notify_waiters();
+            }
         }
     }
 
@@ -46,17 +59,17 @@ impl Watchers {
 struct Watch {
     core: Arc<Core>,
     key: RunKey,
-    notify: Arc<Notify>,
+    news: Arc<News>,
 }
 
 impl Watch {
     fn new(core: &Arc<Core>, key: RunKey) -> Self {
         let mut map = core.watchers.lock();
-        let (count, notify) = map.entry(key.clone()).or_default();
+        let (count, news) = map.entry(key.clone()).or_default();
         *count += 1;
-        let notify = Arc::clone(notify);
+        let news = Arc::clone(news);
         drop(map);
-        Self { core: Arc::clone(core), key, notify }
+        Self { core: Arc::clone(core), key, news }
     }
 }
 
@@ -105,8 +118,8 @@ impl RunEvents {
             if let Some(next) = self.ready.pop_front() {
                 return Ok(Some(next));
             }
-            let notify = Arc::clone(&self.watch.notify);
-            let mut told = std::pin::pin!(notify.notified());
+            let news = Arc::clone(&self.watch.news);
+            let mut told = std::pin::pin!(news.moved.notified());
             // Registered before reading, so that what lands after the read is not missed.
             told.as_mut().enable();
             if self.read().await? {
@@ -162,7 +175,7 @@ fn ends_run(entry: &Entry) -> bool {
 pub(super) async fn until_ended(core: &Arc<Core>, key: &RunKey) -> Result<RunRow> {
     let watch = Watch::new(core, key.clone());
     loop {
-        let mut told = std::pin::pin!(watch.notify.notified());
+        let mut told = std::pin::pin!(watch.news.ended.notified());
         told.as_mut().enable();
         match core.store.run(key).await {
             Ok(Some(row)) if row.status.is_terminal() => return Ok(row),

@@ -344,9 +344,11 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) -> (Vec<Holder>, (RunKey, Vec
         }
         answer => {
             core.active.renewed(&run, &[], until);
-            if let Err(error) = answer {
-                // The fence stops the attempts when their lease ends before a renewal gets through.
-                tracing::warn!(%run, %error, "leases cannot be prolonged");
+            // The fence stops the attempts when their lease ends before a renewal gets through.
+            match answer {
+                Err(error) if is_away(&error) => tracing::debug!(%run, %error, "leases cannot be prolonged"),
+                Err(error) => tracing::warn!(%run, %error, "leases cannot be prolonged"),
+                Ok(_) => {}
             }
             (Vec::new(), (run, Vec::new()))
         }
