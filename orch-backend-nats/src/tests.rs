@@ -79,6 +79,21 @@ async fn what_items_take_is_known() {
 }
 
 #[tokio::test]
+async fn a_lease_that_one_process_found_ended_has_ended_for_all() {
+    let Some(backend) = open().await else { return };
+    let (queue, other) =
+        (backend.queue(), NatsBackend::open(backend.link.config.clone()).await.unwrap().queue());
+    queue.push(&[item(1)]).await.unwrap();
+    let token = queue.claim(&claim(1)).await.unwrap().deliveries.remove(0).token;
+    let late = Claim { now: at(60_000_000), ..claim(0) };
+    assert!(other.claim(&late).await.unwrap().deliveries.is_empty());
+    // The clock of the first may be slow.
+    let lost = queue.renew(std::slice::from_ref(&token), at(99_000_000), at(1)).await.unwrap().remove(0);
+    assert_eq!(lost.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(queue.claim(&claim(1)).await.unwrap().deliveries[0].count, 2);
+}
+
+#[tokio::test]
 async fn the_longest_names_fit() {
     let Some(backend) = open().await else { return };
     let (queue, long) = (backend.queue(), format!("a{}", ".".repeat(127)));

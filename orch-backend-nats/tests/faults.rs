@@ -304,13 +304,18 @@ async fn what_others_do_to_the_stream_is_found_out() {
     );
     queue.push(&items(20)).await.unwrap();
     assert_eq!(recovered(&queue, 100, 1).await.deliveries.len(), 20);
-    // A foreign message is passed over.
+    // A foreign message is passed over, and so is an item in the place of another tenant's.
     let name = stream.cached_info().config.name.clone();
     let context = jetstream::new(async_nats::connect(address(Shared::Nats).unwrap()).await.unwrap());
     let subject = stream.cached_info().config.subjects[0].replace("*.*", "t.x");
-    context.publish(subject, "nonsense".into()).await.unwrap().await.unwrap();
+    context.publish(subject.clone(), "nonsense".into()).await.unwrap().await.unwrap();
+    let lease = format!("{:08x}-{:016x}-{:016x}", 0, 0, 0);
+    let smuggled = serde_json::json!({ "v": 1, "lease": lease, "item": item(40) }).to_string();
+    context.publish(subject.replace(".t.", ".other."), smuggled.into()).await.unwrap().await.unwrap();
     queue.push(&[item(30)]).await.unwrap();
     assert_eq!(queue.claim(&claim(100, 1)).await.unwrap().deliveries.len(), 1);
+    let depth = queue.depth(&item(0).tenant, at(1)).await.unwrap();
+    assert_eq!((depth[0].ready, depth[0].leased), (0, 21));
     // Deleted: it is made again.
     context.delete_stream(&name).await.unwrap();
     let begun = Instant::now();

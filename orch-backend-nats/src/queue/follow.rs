@@ -174,7 +174,7 @@ impl Reader {
         }
         self.seen = self.seen.max(sequence);
         self.is_whole |= pending == 0;
-        match read(&subject, &message.payload) {
+        match read(&link.names, &subject, &message.payload) {
             Ok(stored) => Ok(Some((subject, sequence, stored))),
             Err(error) => {
                 // One bad message must not keep all the others from being worked on.

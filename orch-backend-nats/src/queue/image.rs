@@ -10,6 +10,7 @@ use orch::{Error, Result, TenantId, Timestamp};
 use tokio::sync::{Notify, watch};
 
 use super::message::{Lease, Stored};
+use crate::error::corrupt;
 use crate::link::Put;
 use crate::names::Names;
 
@@ -354,7 +355,17 @@ impl fmt::Debug for Image {
 /// Reads a message of the stream; nothing in it is the end of what was there.
 ///
 /// # Errors
-/// `Corrupt`.
-pub(crate) fn read(subject: &str, payload: &[u8]) -> Result<Option<Stored>> {
-    if payload.is_empty() { Ok(None) } else { Stored::from_bytes(subject, payload).map(Some) }
+/// `Corrupt` when it is no item, or one that belongs elsewhere: who may write for one tenant writes for no other.
+pub(crate) fn read(names: &Names, subject: &str, payload: &[u8]) -> Result<Option<Stored>> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let stored = Stored::from_bytes(subject, payload)?;
+    match names.item(&stored.item) == subject {
+        true => Ok(Some(stored)),
+        false => Err(corrupt(subject, "it is another item's")),
+    }
 }
+
+#[cfg(test)]
+mod tests;
