@@ -161,6 +161,35 @@ async fn a_call_of_the_lock_costs_a_message_where_nobody_else_is() {
 }
 
 #[tokio::test]
+async fn a_bucket_goes_by_itself_and_a_tenant_leaves_its_last_fence() {
+    let Some(backend) = open().await else { return };
+    let (lock, names) = (backend.lock(), &backend.link.names);
+    let holder = Holder { tenant: TenantId::new("t").unwrap(), name: "h".into() };
+    let slots = vec![Slot { key: "x".into(), capacity: 1 }];
+    let asked = Acquire { holder: holder.clone(), slots, lease: Duration::from_secs(60), now: at(0) };
+    lock.acquire(&asked).await.unwrap();
+    lock.release(std::slice::from_ref(&holder)).await.unwrap();
+    for (key, rate) in [("ends", 1.0), ("stays", 0.0)] {
+        let take =
+            Take { tenant: holder.tenant.clone(), key: key.into(), tokens: 1, rate, burst: 5, now: at(0) };
+        assert_eq!(lock.take(&take).await.unwrap(), Taken::Granted);
+    }
+    let stream = backend.link.context.get_stream(&names.lock).await.unwrap();
+    let last = async |subject: String| {
+        let message = stream.get_last_raw_message_by_subject(&subject).await.unwrap();
+        let seconds = message.headers.get("Nats-TTL").map(|value| value.as_str().to_owned());
+        (String::from_utf8(message.payload.to_vec()).unwrap(), seconds)
+    };
+    assert_eq!(last(names.slots(&holder.tenant)).await, (r#"{"last":1}"#.to_owned(), None));
+    let (text, seconds) = last(names.bucket(&holder.tenant, "ends")).await;
+    assert_eq!(
+        (text.as_str(), seconds.as_deref()),
+        (r#"{"parts":4000000,"at":1800000000000000}"#, Some("3605"))
+    );
+    assert_eq!(last(names.bucket(&holder.tenant, "stays")).await.1, None, "it never fills again");
+}
+
+#[tokio::test]
 async fn a_closed_backend_says_so() {
     let Some(backend) = open().await else { return };
     let (queue, lock) = (backend.queue(), backend.lock());

@@ -326,6 +326,24 @@ async fn what_others_do_to_the_stream_is_found_out() {
     assert_eq!(recovered(&queue, 100, 1).await.deliveries.len(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_stream_was_deleted_begins_anew() {
+    let Some((backend, stream)) = shared(4 << 20).await else { return };
+    let lock = backend.lock();
+    assert!(lock.acquire(&acquire("h", ["x".to_owned()])).await.unwrap().is_some());
+    let name = stream.cached_info().config.name.replace("_queue", "_lock");
+    let context = jetstream::new(async_nats::connect(address(Shared::Nats).unwrap()).await.unwrap());
+    context.delete_stream(&name).await.unwrap();
+    let begun = Instant::now();
+    while lock.acquire(&acquire("i", ["x".to_owned()])).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the stream is not made again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let holder = acquire("h", []).holder;
+    let lost = lock.renew(&[holder], at(900), at(1)).await.unwrap().remove(0);
+    assert_eq!(lost.unwrap_err().kind(), ErrorKind::LeaseLost, "it has learnt that");
+}
+
 #[tokio::test]
 async fn what_does_not_fit_into_a_message_is_refused() {
     let Some((backend, _)) = shared(16 << 20).await else { return };
