@@ -17,7 +17,7 @@ mod redis;
 mod shared;
 
 pub use fetch::fetch;
-pub use mongo::initiate;
+pub use mongo::{initiate, step_down};
 pub use process::Server;
 pub use program::Kind;
 pub use proxy::{Proxy, Wire};

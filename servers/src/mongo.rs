@@ -1,4 +1,4 @@
-//! Making a lone MongoDB server a replica set of one.
+//! Making a lone MongoDB server a replica set of one, and having it step down.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -28,6 +28,16 @@ pub fn initiate(server: &Server) {
         thread::sleep(Duration::from_millis(100));
     }
     panic!("the replica set has no primary");
+}
+
+/// Has the primary give up its part for so many seconds, and be elected again: there is no other.
+///
+/// # Panics
+/// When it does not.
+pub fn step_down(server: &Server, seconds: i32) {
+    let force = element(0x08, "force", &[1]);
+    let reply = command(server.port(), &[int("replSetStepDown", seconds), force]);
+    assert!(says(&reply, b"\x01ok\0\0\0\0\0\0\0\xf0\x3f"), "it steps down: {}", readable(&reply));
 }
 
 /// One command to the `admin` database (OP_MSG, <https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/>).

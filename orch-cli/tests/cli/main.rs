@@ -7,6 +7,8 @@ mod answers;
 mod bad_input;
 mod crash;
 mod examples;
+#[cfg(all(target_os = "linux", feature = "mongo", feature = "redis"))]
+mod fleet;
 #[cfg(target_os = "linux")]
 mod full_disk;
 #[cfg(unix)]
