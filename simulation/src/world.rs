@@ -145,7 +145,7 @@ impl World {
         let store =
             FaultyStore::of(Arc::clone(&self.store), dice.clone(), rates, hold.clone(), trace.clone());
         if self.untold {
-            store.tell_nothing();
+            store.tell(false);
         }
         let queue = self.shared.clone().unwrap_or_else(|| self.queue());
         let queue = FaultyQueue::of(queue, dice.clone(), rates, hold.clone(), trace.clone());

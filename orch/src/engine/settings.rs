@@ -40,7 +40,7 @@ pub struct Settings {
     /// worker's work is taken up sooner; longer means fewer entries for long steps (one per third of a lease).
     pub lease: Duration,
     /// How often the sweep looks for runs that are due, 1 ms to a day; an engine that knows of an earlier instant looks
-    /// then. Four times this where it found nothing in a store that cannot tell whether anybody has written
+    /// then. Four times this where it found nothing in a store that never tells whether anybody has written
     /// ([`Store::stamp`](crate::store::Store::stamp)): an idle worker asks such a store three times a minute by default.
     /// Bounds how long a run of a dead process goes unnoticed.
     pub sweep_every: Duration,

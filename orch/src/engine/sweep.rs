@@ -2,7 +2,7 @@
 //!
 //! Every run that is not finished and waits for more than a person carries `wake_at`. The sweep comes by at that
 //! instant for runs that this process knows of, and within `sweep_every` for those of any other; within four times that
-//! where the last look found nothing and the store cannot tell whether anybody has written since.
+//! where the last look found nothing and the store never tells whether anybody has written since.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,8 +19,8 @@ use crate::time::Timestamp;
 
 /// Runs looked at in one go.
 const PAGE: usize = 500;
-/// How many times `sweep_every` an engine rests that found nothing due in a store that cannot tell whether anybody has
-/// written: three questions a minute by default.
+/// After how many times `sweep_every` an engine looks again that found nothing due in a store that never tells whether
+/// anybody has written: three questions a minute by default.
 const UNTOLD: u32 = 4;
 
 /// The next instant this process knows of at which a run is due.
@@ -59,14 +59,22 @@ pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
     let mut everything = rebuild;
     let mut failures: u32 = 0;
     let mut quiet = None;
-    let mut nothing = false;
+    // Whether the store tells at all: just after a change some cannot. Whether the last sweep found nothing, and how many
+    // rests ago.
+    let (mut tells, mut nothing, mut rests) = (false, false, 0);
     while !core.closing.is_cancelled() {
         let stamp = core.store.stamp();
-        // Nobody has written since the last sweep found nothing, and nothing that was there then is due by now.
-        let asleep = stamp.is_some() && stamp == quiet && core.alarm.at() > core.now();
-        if !asleep {
+        tells |= stamp.is_some();
+        // Nobody has written since the last sweep found nothing, as far as can be told, and nothing that was there then is
+        // due by now.
+        let unmoved = match stamp {
+            Some(_) => stamp == quiet,
+            None => !tells && nothing && rests < UNTOLD,
+        };
+        if !unmoved || core.alarm.at() <= core.now() {
             core.alarm.take();
             let until = if everything { Timestamp::MAX } else { core.now() };
+            rests = 0;
             match sweep(&core, until).await {
                 Ok(Swept { looked_at, next_at }) => {
                     core.health.works(Call::Read);
@@ -78,15 +86,15 @@ pub(super) async fn sweep_loop(core: Arc<Core>, rebuild: bool) {
                     }
                 }
                 Err(error) => {
-                    (failures, quiet) = (failures.saturating_add(1), None);
+                    (failures, quiet, nothing) = (failures.saturating_add(1), None, false);
                     core.health.failed(Call::Read, &error, core.now());
                 }
             }
         }
+        rests += 1;
         let every = core.settings.sweep_every;
-        match (failures, stamp) {
-            (0, None) if nothing => rest(&core, every * UNTOLD, true).await,
-            (0, _) => rest(&core, every, true).await,
+        match failures {
+            0 => rest(&core, every, true).await,
             _ => rest(&core, health::rest(&core.worker.id, failures, every / 16, every), false).await,
         }
     }

@@ -151,7 +151,7 @@ impl Watched {
     fn start(moody: Moody) -> Self {
         let witness = Witness::default();
         let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates::default());
-        store.tell_nothing();
+        store.tell(false);
         let counted: (Counted<dyn Store>, Counted<dyn Queue>, Counted<dyn Lock>) = (
             Counted::new(Arc::new(store.clone())),
             Counted::new(Arc::new(moody.clone())),
@@ -187,6 +187,21 @@ async fn an_idle_worker_asks_a_store_that_cannot_tell_and_a_queue_that_can_six_t
     // Waiting for a word is no question.
     let asked = store["due"] + queue["claim"];
     assert!((50..=60).contains(&asked), "{asked} in ten minutes: {store:?} {queue:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn r4_a_store_that_tells_when_it_is_quiet_is_swept_as_often_while_it_is_not() {
+    let watched = Watched::start(Moody::default());
+    watched.store.tell(true);
+    watched.completes_one().await;
+    tokio::time::sleep(HINT_CHECK * 2).await;
+    watched.take_counts();
+    tokio::time::sleep(TEN_MINUTES).await;
+    assert!(watched.take_counts()[0].is_empty(), "nobody has written");
+    watched.store.tell(false);
+    tokio::time::sleep(TEN_MINUTES).await;
+    let [store, ..] = watched.take_counts();
+    assert!((118..=121).contains(&store["due"]), "every five seconds: {store:?}");
 }
 
 fn bounded(count: u64) {

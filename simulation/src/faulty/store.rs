@@ -72,9 +72,9 @@ impl FaultyStore {
         self.state().strikes.push((text, strike));
     }
 
-    /// It does not tell any more whether anybody has written, as most stores that several processes share.
-    pub fn tell_nothing(&self) {
-        self.state().untold = true;
+    /// Whether it tells that somebody has written. Most stores that several processes share do not.
+    pub fn tell(&self, tells: bool) {
+        self.state().untold = !tells;
     }
 
     /// Other things go wrong from now on.
