@@ -185,6 +185,33 @@ fn r4_a_worker_outlives_an_outage_of_its_server() {
 }
 
 #[test]
+fn r4_a_run_that_is_followed_outlives_an_outage_of_its_server() {
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = Server::start(Kind::Redis, &durable) else { return skipped(Kind::Redis) };
+    let trio = Trio { store: server.url(), queue: None, lock: None };
+    let lab = Lab::new();
+    let steps = "
+steps:
+  - { id: slow, uses: process, with: { command: sleep, args: ['4'] } }
+  - { id: after, uses: fn/noop, needs: [slow] }
+";
+    lab.dag("slow", steps);
+    let mut run = Worker::start(&lab, &trio.with(&["run", "slow.yaml", "--sandbox", "none"]));
+    run.hear("slow");
+    server.kill();
+    // The step ends while there is nobody to tell.
+    run.hear("⚠");
+    std::thread::sleep(Duration::from_secs(6));
+    server.start_again();
+    let ended = run.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let shown = lab.json(&trio.with(&["runs", "show", "latest"]));
+    assert_eq!(shown["status"], "completed", "{shown}");
+    assert_eq!(shown["stepStates"][0]["attempts"], 1, "what it did was kept until it could be told: {shown}");
+    assert_eq!(lab.orch(&trio.with(&["ledger", "verify"])).code, 0);
+}
+
+#[test]
 fn an_idle_worker_asks_its_server_a_few_times_a_minute() {
     let Some(server) = Server::start(Kind::Redis, &[]) else { return skipped(Kind::Redis) };
     let trio = Trio { store: server.url(), queue: None, lock: None };
