@@ -6,7 +6,7 @@ use mongodb::{Database, IndexModel};
 use orch::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{reading, writing};
+use crate::error::{is_duplicate, reading, writing};
 use crate::queue::{LEASED, WAITING};
 
 /// One document per append: the ledger.
@@ -21,8 +21,10 @@ pub(crate) const QUEUE: &str = "queue";
 pub(crate) const LOCKS: &str = "locks";
 /// One document per token bucket.
 pub(crate) const BUCKETS: &str = "buckets";
-/// One document: the version of all this.
-const META: &str = "meta";
+/// Two documents: the version of all this, and the segments of the queue.
+pub(crate) const META: &str = "meta";
+/// The `_id` of the queue's segments in [`META`].
+pub(crate) const SEGMENTS: &str = "queue";
 
 /// The version of the layout that this crate writes.
 const SCHEMA: i32 = 1;
@@ -45,15 +47,7 @@ fn indexes() -> Vec<(&'static str, &'static str, Document, Option<Document>)> {
         (RUNS, "newestOfDag", doc! {"tenant": 1, "dagId": 1, "created": -1, "runId": 1}, None),
         (RUNS, "due", doc! {"wake": 1, "tenant": 1, "runId": 1}, has("wake")),
         (RUNS, "open", doc! {"open": 1}, has("open")),
-        (
-            QUEUE,
-            "order",
-            doc! {
-                "state": 1, "lane": 1, "rank": 1, "ready": 1, "dag": 1, "run": 1, "plan": 1, "step": 1, "index": 1,
-                "attempt": 1,
-            },
-            None,
-        ),
+        (QUEUE, "order", doc! {"state": 1, "segment": 1, "lane": 1, "key": 1}, None),
         // Two that are partial, so that no query in the order of a lane mistakes one for its own. MongoDB 4.4 wants their keys
         // to differ.
         (QUEUE, "waits", doc! {"at": 1, "state": 1}, Some(doc! {"state": WAITING})),
@@ -82,11 +76,17 @@ pub(crate) async fn ensure(database: &Database) -> Result<()> {
         });
         database.collection::<Document>(collection).create_indexes(models).await.map_err(writing)?;
     }
+    let first = doc! {"$setOnInsert": {"current": 1_i64, "live": [1_i64]}};
+    match database.collection::<Document>(META).update_one(doc! {"_id": SEGMENTS}, first).upsert(true).await {
+        // Another process was a moment faster.
+        Err(error) if is_duplicate(&error) => {}
+        made => drop(made.map_err(writing)?),
+    }
     if found.is_none() {
         let schema = Schema { id: "schema".to_owned(), version: SCHEMA };
         match meta.insert_one(schema).await {
             // Another process was a moment faster.
-            Err(error) if crate::error::is_duplicate(&error) => {}
+            Err(error) if is_duplicate(&error) => {}
             made => drop(made.map_err(writing)?),
         }
     }

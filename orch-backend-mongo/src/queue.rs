@@ -1,15 +1,16 @@
 //! The queue.
 //!
 //! One document per hint. It is waiting or leased; a delivery is named by the claim that made it, and every change says in
-//! its own condition which delivery it is about.
+//! its own condition which delivery it is about. What waits lies in segments ([`segments`]), in lanes of one tenant, queue and
+//! priority, in the order of its key.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use mongodb::bson::oid::ObjectId;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind as DriverKind;
 use orch::queue::*;
 use orch::{DagId, Error, QueueName, Result, RunId, StepId, StepKey, TenantId, Timestamp};
@@ -20,9 +21,11 @@ use crate::connect::Connection;
 use crate::error::{DUPLICATE_KEY, Doing, writing};
 use crate::indexes::QUEUE;
 
+mod segments;
 pub(crate) mod take;
 mod watcher;
 
+use segments::Local;
 use watcher::Watcher;
 
 /// A [`Queue`] in a MongoDB database. Cheap to clone; clones share whose turn it is.
@@ -36,6 +39,7 @@ struct Inner {
     pushed: Arc<Notify>,
     /// The tenant that this process served last.
     turn: Mutex<Option<TenantId>>,
+    local: Local,
     watcher: Watcher,
 }
 
@@ -43,16 +47,17 @@ struct Inner {
 pub(crate) const WAITING: i32 = 0;
 pub(crate) const LEASED: i32 = 1;
 
-/// A hint, as it is stored. The field names of its place in the order are those of the index.
+/// A hint, as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Stored {
     #[serde(rename = "_id")]
     id: String,
     state: i32,
-    /// Tenant and queue: what can be asked for.
+    segment: i64,
+    /// Tenant, queue and priority.
     lane: String,
-    /// Lower goes first: the priority, negated.
-    rank: i64,
+    /// The rest of its place in the order, as text that sorts as it does.
+    key: String,
     ready: i64,
     dag: DagId,
     run: RunId,
@@ -66,37 +71,55 @@ struct Stored {
     count: i64,
 }
 
+/// The part of a key that says when an item is ready. Times are no earlier than 1970.
+fn ready_key(micros: i64) -> String {
+    format!("{micros:016x}")
+}
+
+/// Bytes of [`ready_key`].
+const READY_KEY: i32 = 16;
+
 impl Stored {
-    fn of(item: &Item) -> Self {
+    fn of(item: &Item, segment: i64) -> Self {
+        let (ready, plan, attempt) = (item.ready_at.as_micros(), item.plan_index, item.attempt);
+        // A name ends with a blank, which comes before all that names are made of.
+        let index = item.step.index.map_or(0, |index| u64::from(index) + 1);
+        let key = format!(
+            "{}{} {}{plan:08x}{} {index:09x}{attempt:08x}",
+            ready_key(ready),
+            item.dag,
+            item.run,
+            item.step.id
+        );
         Self {
             id: format!("{}/{}", item.tenant, item.id()),
             state: WAITING,
-            lane: format!("{}/{}", item.tenant, item.queue),
-            rank: -i64::from(item.priority),
-            ready: item.ready_at.as_micros(),
+            segment,
+            lane: Lane { tenant: item.tenant.clone(), queue: item.queue.clone(), priority: item.priority }
+                .name(),
+            key,
+            ready,
             dag: item.dag.clone(),
             run: item.run,
-            plan: i64::from(item.plan_index),
+            plan: i64::from(plan),
             step: item.step.id.clone(),
             index: item.step.index.map_or(-1, i64::from),
-            attempt: i64::from(item.attempt),
-            at: item.ready_at.as_micros(),
+            attempt: i64::from(attempt),
+            at: ready,
             count: 0,
         }
     }
 
     fn item(&self) -> Result<Item> {
-        let (tenant, queue) = lane(&self.lane)?;
+        let Lane { tenant, queue, priority } = Lane::parse(&self.lane)?;
         let number = |number: i64| {
             u32::try_from(number)
                 .map_err(|_| Error::corrupt("number of a queued item is too big").with("key", &self.id))
         };
-        let priority = i32::try_from(-self.rank);
         Ok(Item {
             tenant,
             queue,
-            priority: priority
-                .map_err(|_| Error::corrupt("priority of a queued item is too big").with("key", &self.id))?,
+            priority,
             ready_at: Timestamp::from_micros(self.ready),
             dag: self.dag.clone(),
             run: self.run,
@@ -107,11 +130,29 @@ impl Stored {
     }
 }
 
-/// The tenant and queue of a lane.
-fn lane(text: &str) -> Result<(TenantId, QueueName)> {
-    let corrupt = || Error::corrupt("lane of a queued item does not read").with("lane", text);
-    let (tenant, queue) = text.split_once('/').ok_or_else(corrupt)?;
-    Ok((TenantId::new(tenant)?, QueueName::new(queue)?))
+/// Items of one tenant, queue and priority.
+#[derive(Clone, Debug)]
+struct Lane {
+    tenant: TenantId,
+    queue: QueueName,
+    priority: i32,
+}
+
+impl Lane {
+    /// As it is stored: the highest priority comes first.
+    fn name(&self) -> String {
+        let rank = i64::from(i32::MAX) - i64::from(self.priority);
+        format!("{}/{}/{rank:08x}", self.tenant, self.queue)
+    }
+
+    fn parse(name: &str) -> Result<Self> {
+        let corrupt = || Error::corrupt("lane of a queued item does not read").with("lane", name);
+        let mut parts = name.split('/');
+        let (tenant, queue) = (parts.next().ok_or_else(corrupt)?, parts.next().ok_or_else(corrupt)?);
+        let rank = parts.next().and_then(|rank| i64::from_str_radix(rank, 16).ok()).ok_or_else(corrupt)?;
+        let priority = i32::try_from(i64::from(i32::MAX) - rank).map_err(|_| corrupt())?;
+        Ok(Self { tenant: TenantId::new(tenant)?, queue: QueueName::new(queue)?, priority })
+    }
 }
 
 fn token(by: ObjectId, id: &str) -> DeliveryToken {
@@ -138,7 +179,7 @@ impl MongoQueue {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         let pushed = Arc::new(Notify::new());
         let watcher = Watcher::new(Arc::clone(&connection), Arc::clone(&pushed));
-        Self(Arc::new(Inner { connection, pushed, turn: Mutex::default(), watcher }))
+        Self(Arc::new(Inner { connection, pushed, turn: Mutex::default(), local: Local::default(), watcher }))
     }
 
     /// Ends watching; who waits learns that the database was closed.
@@ -164,21 +205,15 @@ impl Inner {
         self.pushed.notify_one();
     }
 
-    async fn push(&self, items: Vec<Stored>) -> Result<()> {
-        let Err(error) = self.connection.collection(QUEUE).insert_many(items).ordered(false).await else {
-            return Ok(());
-        };
-        match error.kind.as_ref() {
-            // What is there already stays as it is.
-            DriverKind::InsertMany(many) if many.write_concern_error.is_none() => {
-                let mut refused =
-                    many.write_errors.iter().flatten().filter(|error| error.code != DUPLICATE_KEY);
-                refused
-                    .next()
-                    .map_or(Ok(()), |error| Err(crate::error::of_statement(error.code, &error.message)))
-            }
-            _ => Err(writing(error)),
+    async fn push(&self, items: &[Item]) -> Result<()> {
+        let segment = self.current().await?;
+        let stored: Vec<_> = items.iter().map(|item| Stored::of(item, segment)).collect();
+        let ids: Vec<_> = stored.iter().map(|stored| stored.id.clone()).collect();
+        if let Err(error) = self.connection.collection(QUEUE).insert_many(stored).ordered(false).await {
+            let known = there_already(error)?;
+            self.bring_back(known.into_iter().filter_map(|at| ids.get(at).cloned()).collect()).await?;
         }
+        self.keep_current(doc! {"_id": {"$in": ids}}, segment).await
     }
 
     /// Changes deliveries by one statement each, whose condition names the delivery, and answers which were changed. The
@@ -189,7 +224,9 @@ impl Inner {
         mark: ObjectId,
         statements: Vec<(String, Document)>,
     ) -> Result<HashSet<String>> {
-        let (ids, statements): (Vec<_>, Vec<_>) = statements.into_iter().unzip();
+        let (ids, mut statements): (Vec<_>, Vec<_>) = statements.into_iter().unzip();
+        // Otherwise the server tries out for each of them whether another index is faster.
+        statements.iter_mut().for_each(|statement| drop(statement.insert("hint", doc! {"_id": 1})));
         let outcome = self.connection.update(QUEUE, statements).await?;
         if outcome.matched == ids.len() {
             return Ok(ids.into_iter().collect());
@@ -218,19 +255,20 @@ impl Inner {
         } else {
             self.change("mark", mark, statements).await?
         };
+        if !renewed.is_empty() {
+            self.keep_end(until).await?;
+        }
         let holds = |token: &DeliveryToken| parse(token).is_some_and(|(_, id)| renewed.contains(id));
         Ok(tokens.iter().map(|token| if holds(token) { Ok(()) } else { Err(lost(token)) }).collect())
     }
 
     async fn settle(&self, settles: &[Settle], now: Timestamp) -> Result<Vec<Result<()>>> {
         let mark = ObjectId::new();
+        let segment = self.current().await?;
         let statement = |settle: &Settle| {
             let change = match settle.release_until {
-                None => doc! {"$set": {"end": mark, "mark": mark}},
-                Some(at) => {
-                    let at = at.as_micros();
-                    doc! {"$set": {"state": WAITING, "ready": at, "at": at, "mark": mark}, "$unset": {"by": 1}}
-                }
+                None => Bson::from(doc! {"$set": {"end": mark, "mark": mark}}),
+                Some(at) => back(at.as_micros(), segment, mark),
             };
             let id = parse(&settle.token)?.1.to_owned();
             Some((id, doc! {"q": delivery(&settle.token, now)?, "u": change}))
@@ -244,15 +282,20 @@ impl Inner {
         } else {
             self.change("mark", mark, statements).await?
         };
-        let ids: Vec<&str> = settles
-            .iter()
-            .filter(|settle| settle.release_until.is_none())
-            .filter_map(|settle| Some(parse(&settle.token)?.1))
-            .filter(|id| ended.contains(*id))
-            .collect();
-        if !ids.is_empty() {
+        let ids = |released: bool| -> Vec<&str> {
+            let settles = settles.iter().filter(|settle| settle.release_until.is_some() == released);
+            settles
+                .filter_map(|settle| Some(parse(&settle.token)?.1))
+                .filter(|id| ended.contains(*id))
+                .collect()
+        };
+        let (done, released) = (ids(false), ids(true));
+        if !released.is_empty() {
+            self.keep_current(doc! {"_id": {"$in": released}}, segment).await?;
+        }
+        if !done.is_empty() {
             // What is marked is settled, and seen by nobody any more. A claim deletes it when its lease would have ended.
-            let gone = doc! {"q": {"_id": {"$in": ids}, "end": mark}, "limit": 0};
+            let gone = doc! {"q": {"_id": {"$in": done}, "end": mark}, "limit": 0};
             if let Err(error) = self.connection.sweep_away(QUEUE, vec![gone]).await {
                 tracing::debug!(%error, "settled items are deleted later");
             }
@@ -286,18 +329,55 @@ impl Inner {
             }},
         ];
         let found: Vec<Counted> = self.connection.union(QUEUE, vec![pipeline]).await?;
-        let depth = |counted: Counted| {
-            Ok(Depth {
-                queue: lane(&counted.lane)?.1,
-                ready: counted.ready.cast_unsigned(),
-                delayed: counted.delayed.cast_unsigned(),
-                leased: counted.leased.cast_unsigned(),
-                oldest_at: counted.oldest.map(Timestamp::from_micros),
-            })
-        };
-        let mut depths = found.into_iter().map(depth).collect::<Result<Vec<_>>>()?;
-        depths.sort_by(|one, other| one.queue.cmp(&other.queue));
-        Ok(depths)
+        let mut depths: BTreeMap<QueueName, Depth> = BTreeMap::new();
+        for counted in found {
+            let queue = Lane::parse(&counted.lane)?.queue;
+            let empty = Depth { queue: queue.clone(), ready: 0, delayed: 0, leased: 0, oldest_at: None };
+            let depth = depths.entry(queue).or_insert(empty);
+            depth.ready += counted.ready.cast_unsigned();
+            depth.delayed += counted.delayed.cast_unsigned();
+            depth.leased += counted.leased.cast_unsigned();
+            let oldest = counted.oldest.map(Timestamp::from_micros);
+            depth.oldest_at = depth.oldest_at.into_iter().chain(oldest).min();
+        }
+        Ok(depths.into_values().collect())
+    }
+
+    /// The current segment, as far as this handle knows.
+    async fn current(&self) -> Result<i64> {
+        match self.local.segments().current {
+            0 => Ok(self.segments().await?.current),
+            current => Ok(current),
+        }
+    }
+}
+
+/// The change that lets an item wait again, ready at `at`.
+fn back(at: i64, segment: i64, mark: ObjectId) -> Bson {
+    let rest = doc! {"$substrBytes": ["$key", READY_KEY, -1]};
+    let change = doc! {"$set": {
+        "state": WAITING,
+        "segment": segment,
+        "ready": at,
+        "at": at,
+        "key": {"$concat": [ready_key(at), rest]},
+        "by": "$$REMOVE",
+        "mark": mark,
+    }};
+    Bson::Array(vec![change.into()])
+}
+
+/// The items of an insert that were there already, by number; every other failure is an error.
+fn there_already(error: mongodb::error::Error) -> Result<Vec<usize>> {
+    match error.kind.as_ref() {
+        DriverKind::InsertMany(many) if many.write_concern_error.is_none() => {
+            let refused = || many.write_errors.iter().flatten();
+            match refused().find(|error| error.code != DUPLICATE_KEY) {
+                Some(error) => Err(crate::error::of_statement(error.code, &error.message)),
+                None => Ok(refused().map(|error| error.index).collect()),
+            }
+        }
+        _ => Err(writing(error)),
     }
 }
 
@@ -323,8 +403,8 @@ impl Queue for MongoQueue {
         if items.is_empty() {
             return Ok(());
         }
-        let items: Vec<_> = items.iter().map(Stored::of).collect();
-        self.run(Doing::Writing, |inner| async move { inner.push(items).await }).await?;
+        let items = items.to_vec();
+        self.run(Doing::Writing, |inner| async move { inner.push(&items).await }).await?;
         self.0.notify();
         Ok(())
     }

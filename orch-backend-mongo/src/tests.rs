@@ -489,22 +489,30 @@ async fn every_call_of_the_queue_and_the_lock_costs_what_is_said() {
         let (queue, lock) = (backend.queue(), backend.lock());
         take(&commands);
         queue.claim(&claim(10)).await.unwrap();
+        assert_eq!(take(&commands), ["aggregate", "aggregate"], "the first claim learns the segments");
+        queue.claim(&claim(10)).await.unwrap();
         assert_eq!(take(&commands), ["aggregate"], "nothing waits");
-        queue.push(&(0..50).map(item).collect::<Vec<_>>()).await.unwrap();
-        assert_eq!(take(&commands), ["insert"]);
-        let deliveries = queue.claim(&claim(50)).await.unwrap().deliveries;
-        assert_eq!(deliveries.len(), 50);
-        assert_eq!(take(&commands), ["aggregate", "aggregate", "update"]);
+        queue.push(&(0..60).map(item).collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(take(&commands), ["insert", "find"]);
+        let mut deliveries = queue.claim(&claim(10)).await.unwrap().deliveries;
+        assert_eq!(
+            take(&commands),
+            ["aggregate", "aggregate", "update", "find", "update"],
+            "the first lease"
+        );
+        deliveries.extend(queue.claim(&claim(50)).await.unwrap().deliveries);
+        assert_eq!(deliveries.len(), 60);
+        assert_eq!(take(&commands), ["aggregate", "aggregate", "update", "find"]);
         let tokens: Vec<_> = deliveries.iter().map(|delivery| delivery.token.clone()).collect();
         queue.renew(&tokens, at(90_000_000), at(1)).await.unwrap();
-        assert_eq!(take(&commands), ["update"]);
+        assert_eq!(take(&commands), ["update", "find"]);
         let mut settles: Vec<_> = tokens.iter().cloned().map(Settle::done).collect();
         let released = settles.split_off(25).into_iter().map(|settle| Settle::release(settle.token, at(0)));
         let released: Vec<_> = released.collect();
         queue.settle(&settles, at(2)).await.unwrap();
         assert_eq!(take(&commands), ["update", "delete"]);
         queue.settle(&released, at(2)).await.unwrap();
-        assert_eq!(take(&commands), ["update"]);
+        assert_eq!(take(&commands), ["update", "find"]);
         queue.depth(&tenant(), at(2)).await.unwrap();
         assert_eq!(take(&commands), ["aggregate"]);
 
@@ -550,9 +558,10 @@ async fn a_claim_looks_at_no_more_than_it_asks_for_however_much_waits() {
     queue.push(&(3_000..6_000).map(late).collect::<Vec<_>>()).await.unwrap();
     let leased = queue.claim(&claim(500)).await.unwrap().deliveries;
     assert_eq!(leased.len(), 500);
-    let (plan, seen) = explained(&backend, QUEUE, queue::take::waiting_lanes()).await;
+    let (plan, seen) = explained(&backend, QUEUE, queue::take::waiting_lanes(1)).await;
     assert!(plan.contains("DISTINCT_SCAN") && seen <= 4, "{seen} looked at: {plan}");
-    let (plan, seen) = explained(&backend, QUEUE, queue::take::ready_in("a/default", at(0), 10)).await;
+    let (plan, seen) =
+        explained(&backend, QUEUE, queue::take::ready_in(1, "a/default/7fffffff", "", at(0), 10)).await;
     assert!(!plan.contains("\"SORT\"") && seen <= 30, "{seen} looked at: {plan}");
 }
 
@@ -571,6 +580,38 @@ async fn waiting_asks_nothing_while_changes_are_told() {
     }
     let asked = take(&commands);
     assert!(asked.iter().all(|command| command == "getMore") && asked.len() <= 1, "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_costs_what_its_engine_asks_for() {
+    use orch::engine::{DagRef, Identity, Orchestrator, Submit};
+    let Some((backend, commands)) = counted(Shared::Mongo).await else { return };
+    let orchestrator = Orchestrator::builder()
+        .store(Arc::new(backend.store()))
+        .queue(Arc::new(backend.queue()))
+        .lock(Arc::new(backend.lock()))
+        .task("noop", |_, _: serde_json::Value| async { Ok::<_, orch::Failure>(()) })
+        .start()
+        .unwrap();
+    let text = "apiVersion: orch/v1\nkind: Dag\nid: idle\nsteps: [{id: one, uses: fn/noop}, {id: two, uses: fn/noop, needs: [one]}]\n";
+    let dag = orch::spec::parse("idle.yaml", text, &orch::Limits::default()).unwrap();
+    let who = Identity::new(tenant(), "test");
+    let version = orchestrator.publish(&who, dag.clone()).await.unwrap().version;
+    for number in 0..5 {
+        let submit =
+            Submit::new(DagRef::Version(dag.id.clone(), version), serde_json::json!({ "number": number }));
+        let run = orchestrator.submit(&who, submit).await.unwrap().run.run;
+        assert_eq!(orchestrator.wait(&who, run).await.unwrap().status, RunStatus::Completed);
+    }
+    // What the runs left to do is done then: settles, and a sweep that found nothing.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(take(&commands).len() > 20, "the commands are counted");
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    let asked = take(&commands);
+    orchestrator.shutdown().await;
+    let others = asked.iter().filter(|command| !["aggregate", "getMore"].contains(&command.as_str())).count();
+    assert_eq!(others, 0, "nothing is written: {asked:?}");
+    assert!(asked.len() <= 6, "one command for each claim and each sweep: {asked:?}");
 }
 
 #[tokio::test]
@@ -626,6 +667,131 @@ async fn q1_what_was_settled_but_for_its_deletion_is_not_delivered_again() {
         [deliveries[1].item.id()]
     );
     assert_eq!(documents(&backend, QUEUE).count_documents(doc! {}).await.unwrap(), 1);
+}
+
+async fn segments(backend: &MongoBackend) -> (i64, Vec<i64>) {
+    let found = documents(backend, "meta").find_one(doc! {"_id": "queue"}).await.unwrap().unwrap();
+    let live = found.get_array("live").unwrap().iter().map(|segment| segment.as_i64().unwrap());
+    (found.get_i64("current").unwrap(), live.collect())
+}
+
+async fn claimed(queue: &MongoQueue, limit: usize) -> Vec<orch::queue::Delivery> {
+    queue.claim(&claim(limit)).await.unwrap().deliveries
+}
+
+async fn done(queue: &MongoQueue, deliveries: Vec<orch::queue::Delivery>) {
+    let settles: Vec<_> = deliveries.into_iter().map(|delivery| Settle::done(delivery.token)).collect();
+    assert!(queue.settle(&settles, at(0)).await.unwrap().iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn r3_the_order_holds_over_segments() {
+    let Some(backend) = open().await else { return };
+    let other = MongoBackend::open(backend.connection.config.clone()).await.unwrap();
+    let queues = [backend.queue(), other.queue()];
+    let (mut waiting, mut taken) = (std::collections::BTreeSet::new(), 0);
+    for round in 0..20_usize {
+        // Later rounds push what comes before as well as after what still waits.
+        let of = |n: usize| Item {
+            priority: (n % 3) as i32,
+            ready_at: at(-((n * 7 % 100) as i64)),
+            ..item(round * 1_000 + n)
+        };
+        let items: Vec<_> = (0..350).map(of).collect();
+        waiting.extend(items.iter().cloned());
+        queues[round % 2].push(&items).await.unwrap();
+        let deliveries = claimed(&queues[(round + 1) % 2], 300).await;
+        let expected: Vec<_> = waiting.iter().take(300).cloned().collect();
+        assert!(deliveries.iter().map(|delivery| &delivery.item).eq(&expected), "round {round}");
+        waiting.retain(|item| *item > expected[299]);
+        taken += deliveries.len();
+        done(&queues[round % 2], deliveries).await;
+    }
+    let (current, live) = segments(&backend).await;
+    assert!(current > 2, "segments were closed after {taken} items");
+    while !waiting.is_empty() {
+        let deliveries = claimed(&queues[0], 400).await;
+        assert!(deliveries.iter().all(|delivery| waiting.remove(&delivery.item)));
+        assert!(!deliveries.is_empty(), "everything that was pushed is found: {live:?}");
+        done(&queues[1], deliveries).await;
+    }
+    assert!(claimed(&queues[0], 1).await.is_empty());
+    let (current, live) = segments(&backend).await;
+    assert_eq!(live, [current], "empty ones are looked at no more");
+    assert_eq!(documents(&backend, QUEUE).count_documents(doc! {}).await.unwrap(), 0);
+}
+
+/// Takes so many items that segments are closed and forgotten.
+async fn move_on(backend: &MongoBackend) {
+    let queue = backend.queue();
+    let (before, _) = segments(backend).await;
+    for round in 0..3 {
+        queue.push(&(0..600).map(|n| item(100_000 + round * 600 + n)).collect::<Vec<_>>()).await.unwrap();
+        let deliveries = claimed(&queue, 600).await;
+        assert_eq!(deliveries.len(), 600);
+        done(&queue, deliveries).await;
+    }
+    claimed(&queue, 1).await;
+    let (current, live) = segments(backend).await;
+    assert!(current > before && !live.contains(&before), "{current} {live:?}");
+}
+
+#[tokio::test]
+async fn q1_what_a_slow_process_puts_into_a_closed_segment_is_found() {
+    let Some(backend) = open().await else { return };
+    let slow = MongoBackend::open(backend.connection.config.clone()).await.unwrap();
+    slow.queue().push(&[item(1), item(2)]).await.unwrap();
+    let leased = claimed(&slow.queue(), 2).await;
+    assert_eq!(leased.len(), 2);
+    move_on(&backend).await;
+    // It pushes and releases where it believes the current segment to be.
+    slow.queue().push(&[item(3)]).await.unwrap();
+    assert_eq!(claimed(&backend.queue(), 5).await.len(), 1);
+    let released =
+        leased.into_iter().map(|delivery| Settle::release(delivery.token, at(0))).collect::<Vec<_>>();
+    assert!(slow.queue().settle(&released, at(0)).await.unwrap().iter().all(Result::is_ok));
+    assert_eq!(claimed(&backend.queue(), 5).await.len(), 2);
+}
+
+#[tokio::test]
+async fn q1_a_lease_that_ended_comes_back_in_a_segment_that_is_looked_at() {
+    let Some(backend) = open().await else { return };
+    backend.queue().push(&[item(1)]).await.unwrap();
+    assert_eq!(claimed(&backend.queue(), 1).await.len(), 1);
+    move_on(&backend).await;
+    let later = Claim { now: at(60_000_000), ..claim(9) };
+    let again = backend.queue().claim(&later).await.unwrap().deliveries;
+    assert_eq!((again.len(), again[0].count), (1, 2));
+}
+
+#[tokio::test]
+async fn q1_an_item_whose_process_died_before_it_saw_where_it_lies_is_brought_back_by_the_next_push() {
+    let Some(backend) = open().await else { return };
+    backend.queue().push(&[item(1)]).await.unwrap();
+    let nowhere = doc! {"$set": {"segment": 77_i64}};
+    documents(&backend, QUEUE).update_one(doc! {}, nowhere).await.unwrap();
+    assert!(claimed(&backend.queue(), 5).await.is_empty());
+    backend.queue().push(&[item(1)]).await.unwrap();
+    assert_eq!(claimed(&backend.queue(), 5).await.len(), 1);
+}
+
+#[tokio::test]
+async fn segments_that_hold_little_are_emptied_when_there_are_many() {
+    let Some(backend) = open().await else { return };
+    let queue = backend.queue();
+    for round in 0..20_usize {
+        let mut items: Vec<_> = (0..1_000).map(|n| item(round * 2_000 + n)).collect();
+        // One of each waits long, in a segment that has nothing else after a while.
+        items.push(Item { ready_at: at(1_000_000), ..item(round * 2_000 + 1_999) });
+        queue.push(&items).await.unwrap();
+        let deliveries = claimed(&queue, 1_000).await;
+        assert_eq!(deliveries.len(), 1_000, "round {round}");
+        done(&queue, deliveries).await;
+    }
+    let (current, live) = segments(&backend).await;
+    assert!(current >= 20 && live.len() <= 14, "{current} {live:?}");
+    let later = Claim { now: at(1_000_000), ..claim(50) };
+    assert_eq!(queue.claim(&later).await.unwrap().deliveries.len(), 20);
 }
 
 #[tokio::test]

@@ -7,28 +7,49 @@ use std::sync::PoisonError;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use orch::queue::{Claim, Claimed, Delivery, Item};
-use orch::{QueueName, Result, TenantId, Timestamp};
+use orch::{Error, Result, TenantId, Timestamp};
 use serde::Deserialize;
 
-use super::{Inner, LEASED, Stored, WAITING, lane, token};
-use crate::indexes::QUEUE;
+use super::segments::Segments;
+use super::{Inner, LEASED, Lane, Stored, WAITING, ready_key, token};
+use crate::indexes::{META, QUEUE, SEGMENTS};
 
-/// What one look finds: a lane in which something waits, or an instant.
+/// What one look finds: a lane in which something waits, or the instant at which something becomes ready.
 #[derive(Debug, Deserialize)]
 struct Seen {
+    #[serde(default)]
     part: i32,
     lane: Option<String>,
+    segment: Option<i64>,
     at: Option<i64>,
+    /// The document of the segments.
+    shared: Option<Segments>,
 }
 
 const LANE: i32 = 0;
-const ENDED: i32 = 1;
-const NEXT: i32 = 2;
+const NEXT: i32 = 1;
+const SHARED: i32 = 2;
 
-/// The asked queues in which each tenant has items that wait.
-type Lanes = BTreeMap<TenantId, Vec<QueueName>>;
+/// A lane of one segment.
+#[derive(Clone, Debug)]
+struct Place {
+    segment: i64,
+    name: String,
+}
 
-/// An item that is ready, and how often it has been delivered.
+/// The asked lanes in which each tenant has items that wait.
+type Lanes = BTreeMap<TenantId, Vec<Place>>;
+
+/// What is there to be claimed.
+struct Look {
+    lanes: Lanes,
+    next: Option<i64>,
+    segments: Segments,
+    /// Segments in which nothing waits.
+    empty: Vec<i64>,
+}
+
+/// An item that is ready.
 struct Ready {
     stored: Stored,
     item: Item,
@@ -43,64 +64,67 @@ struct Round {
 /// Items read ahead in a round, over all lanes.
 const AHEAD: usize = 1_024;
 
+/// How often a look is repeated because the segments have changed.
+const LOOKS: usize = 8;
+
 impl Inner {
     pub(super) async fn claim(&self, claim: &Claim) -> Result<Claimed> {
         let mut deliveries = Vec::new();
-        let mut seen = self.look(claim).await?;
-        if seen.iter().any(|seen| seen.part == ENDED) {
+        let mut look = self.look(claim).await?;
+        if look.segments.end.is_some_and(|end| end <= claim.now.as_micros()) {
             self.end_leases(claim.now).await?;
-            seen = self.look(claim).await?;
+            look = self.look(claim).await?;
         }
-        let next = seen.iter().filter(|seen| seen.part == NEXT).filter_map(|seen| seen.at).min();
-        let mut next_at = next.map(Timestamp::from_micros);
+        let next_at = look.next.into_iter().chain(look.segments.end).min().map(Timestamp::from_micros);
+        let empty = std::mem::take(&mut look.empty);
         while deliveries.len() < claim.limit {
-            let lanes = lanes(claim, &seen)?;
-            let round = self.round(claim, &lanes, claim.limit - deliveries.len()).await?;
+            let round = self.round(claim, &look.lanes, claim.limit - deliveries.len()).await?;
             let nothing = round.taken.is_empty();
             deliveries.extend(round.taken);
             if round.exhausted || nothing || deliveries.len() >= claim.limit {
                 break;
             }
-            seen = self.look(claim).await?;
+            look = self.look(claim).await?;
+        }
+        if deliveries.is_empty() {
+            self.local.forget();
+        } else {
+            self.keep_end(deliveries[0].lease_until).await?;
+        }
+        if claim.limit > 0 && (!empty.is_empty() || !deliveries.is_empty()) {
+            self.tidy(&empty).await?;
         }
         let end = deliveries.first().map(|delivery| delivery.lease_until);
-        next_at = next_at.into_iter().chain(end).min();
-        Ok(Claimed { deliveries, next_at })
+        Ok(Claimed { deliveries, next_at: next_at.into_iter().chain(end).min() })
     }
 
-    /// The lanes in which anything waits, one lease that has ended if there is any, and when something happens next.
-    async fn look(&self, claim: &Claim) -> Result<Vec<Seen>> {
-        let now = claim.now.as_micros();
-        let first = |filter: Document, part: i32| {
-            vec![
-                doc! {"$match": filter},
+    /// The segments, the asked lanes in which anything waits, and when something becomes ready.
+    async fn look(&self, claim: &Claim) -> Result<Look> {
+        let mut segments = self.local.segments();
+        for _ in 0..LOOKS {
+            let mut queries = vec![vec![
+                doc! {"$match": {"state": WAITING, "at": {"$gt": claim.now.as_micros()}}},
                 doc! {"$sort": {"at": 1}},
                 doc! {"$limit": 1},
-                doc! {"$project": {"_id": 0, "at": 1, "part": {"$literal": part}}},
-            ]
-        };
-        let mut queries = vec![
-            first(doc! {"state": LEASED, "at": {"$lte": now}}, ENDED),
-            first(doc! {"state": WAITING, "at": {"$gt": now}}, NEXT),
-            first(doc! {"state": LEASED, "at": {"$gt": now}}, NEXT),
-        ];
-        if claim.limit > 0 {
-            queries.push(waiting_lanes());
+                doc! {"$project": {"_id": 0, "at": 1, "part": {"$literal": NEXT}}},
+                doc! {"$unionWith": {"coll": META, "pipeline": [
+                    {"$match": {"_id": SEGMENTS}},
+                    {"$project": {"_id": 0, "part": {"$literal": SHARED}, "shared": "$$ROOT"}},
+                ]}},
+            ]];
+            if claim.limit > 0 {
+                queries.extend(segments.live.iter().map(|segment| waiting_lanes(*segment)));
+            }
+            let mut seen: Vec<Seen> = self.connection.union(QUEUE, queries).await?;
+            let shared = seen.iter_mut().find_map(|seen| seen.shared.take());
+            let shared = self.known(shared)?;
+            let same = shared.live == segments.live;
+            segments = shared;
+            if same {
+                return look_of(claim, &seen, segments);
+            }
         }
-        self.connection.union(QUEUE, queries).await
-    }
-
-    /// Lets what was leased until `now` wait again, and deletes what was settled but for its deletion.
-    async fn end_leases(&self, now: Timestamp) -> Result<()> {
-        let ended = doc! {"state": LEASED, "at": {"$lte": now.as_micros()}};
-        let mut settled = ended.clone();
-        settled.insert("end", doc! {"$exists": true});
-        self.connection.delete(QUEUE, vec![doc! {"q": settled, "limit": 0}]).await?;
-        let mut unsettled = ended;
-        unsettled.insert("end", doc! {"$exists": false});
-        let wait = doc! {"$set": {"state": WAITING, "at": "$ready", "by": "$$REMOVE"}};
-        self.connection.update(QUEUE, vec![doc! {"q": unsettled, "u": [wait], "multi": true}]).await?;
-        Ok(())
+        Err(Error::unavailable("segments of the queue change too fast"))
     }
 
     /// Serves the tenants in turn as long as what was read of each lasts, at most `limit` items.
@@ -113,10 +137,15 @@ impl Inner {
             if wanted.is_empty() {
                 continue;
             }
+            let current = self.local.segments().current;
+            let from_current = wanted.iter().filter(|ready| ready.stored.segment == current).count();
             let served = tenants.len() == order.len();
             let all = wanted.len();
             let taken = self.lease(claim, wanted).await?;
             let exhausted = exhausted && served && taken.len() == all;
+            if self.local.took(current, from_current) {
+                self.close_segment().await?;
+            }
             return Ok(Round { taken, exhausted });
         }
         Ok(Round { taken: Vec::new(), exhausted: true })
@@ -139,15 +168,19 @@ impl Inner {
         tenants: &[TenantId],
         limit: usize,
     ) -> Result<(BTreeMap<TenantId, VecDeque<Ready>>, bool)> {
-        let asked: Vec<_> = tenants
-            .iter()
-            .flat_map(|tenant| {
-                lanes.get(tenant).into_iter().flatten().map(move |queue| format!("{tenant}/{queue}"))
-            })
-            .collect();
+        let asked: Vec<_> = tenants.iter().filter_map(|tenant| lanes.get(tenant)).flatten().collect();
         let quota = limit.div_ceil(tenants.len().max(1)).max(limit.min(AHEAD / asked.len().max(1)));
-        let query = |lane: &String| ready_in(lane, claim.now, quota);
+        let query = |place: &&Place| {
+            let first = self.local.first(place.segment, &place.name);
+            ready_in(place.segment, &place.name, &first, claim.now, quota)
+        };
         let found: Vec<Stored> = self.connection.union(QUEUE, asked.iter().map(query).collect()).await?;
+        let mut firsts: HashSet<(i64, &str)> = HashSet::new();
+        for stored in &found {
+            if firsts.insert((stored.segment, &stored.lane)) {
+                self.local.found(stored.segment, &stored.lane, &stored.key);
+            }
+        }
         let mut tenants: BTreeMap<TenantId, VecDeque<Ready>> = BTreeMap::new();
         for stored in found {
             let item = stored.item()?;
@@ -188,8 +221,8 @@ impl Inner {
     async fn lease(&self, claim: &Claim, wanted: Vec<Ready>) -> Result<Vec<Delivery>> {
         let (by, lease_until) = (ObjectId::new(), claim.now.plus(claim.lease));
         let statement = |ready: &Ready| {
-            let Stored { id, rank, ready, count, .. } = &ready.stored;
-            let same = doc! {"_id": id, "state": WAITING, "rank": rank, "ready": ready, "count": count};
+            let Stored { id, lane, key, count, .. } = &ready.stored;
+            let same = doc! {"_id": id, "state": WAITING, "lane": lane, "key": key, "count": count};
             let change = doc! {"$set": {"state": LEASED, "at": lease_until.as_micros(), "by": by}, "$inc": {"count": 1_i64}};
             (id.clone(), doc! {"q": same, "u": change})
         };
@@ -204,34 +237,43 @@ impl Inner {
     }
 }
 
-/// The asked lanes of those in which something waits.
-fn lanes(claim: &Claim, seen: &[Seen]) -> Result<Lanes> {
+/// What was seen, as far as it was asked for.
+fn look_of(claim: &Claim, seen: &[Seen], segments: Segments) -> Result<Look> {
     let mut lanes = Lanes::new();
-    for text in seen.iter().filter_map(|seen| seen.lane.as_deref()) {
-        let (tenant, queue) = lane(text)?;
+    let mut full = HashSet::new();
+    for seen in seen.iter().filter(|seen| seen.part == LANE) {
+        let (Some(name), Some(segment)) = (&seen.lane, seen.segment) else { continue };
+        full.insert(segment);
+        let Lane { tenant, queue, .. } = Lane::parse(name)?;
         let asked = claim.queues.as_ref().is_none_or(|queues| queues.contains(&queue))
             && claim.tenants.as_ref().is_none_or(|tenants| tenants.contains(&tenant));
         if asked {
-            lanes.entry(tenant).or_default().push(queue);
+            lanes.entry(tenant).or_default().push(Place { segment, name: name.clone() });
         }
     }
-    Ok(lanes)
+    let closed = segments.live.iter().filter(|segment| **segment != segments.current);
+    let empty = closed.filter(|segment| claim.limit > 0 && !full.contains(segment)).copied().collect();
+    let next = seen.iter().filter(|seen| seen.part == NEXT).find_map(|seen| seen.at);
+    Ok(Look { lanes, next, segments, empty })
 }
 
-/// The lanes in which anything waits: one look-up for each (a distinct scan), however much it is.
-pub(crate) fn waiting_lanes() -> Vec<Document> {
+/// The lanes of a segment in which anything waits: one look-up for each (a distinct scan), however much it is.
+pub(crate) fn waiting_lanes(segment: i64) -> Vec<Document> {
     vec![
-        doc! {"$match": {"state": WAITING}},
+        doc! {"$match": {"state": WAITING, "segment": segment}},
         doc! {"$group": {"_id": "$lane"}},
-        doc! {"$project": {"_id": 0, "lane": "$_id", "part": {"$literal": LANE}}},
+        doc! {"$project": {
+            "_id": 0, "lane": "$_id", "segment": {"$literal": segment}, "part": {"$literal": LANE},
+        }},
     ]
 }
 
-/// The first `quota` items of a lane that are ready: in the order of the index, past what is not ready yet.
-pub(crate) fn ready_in(lane: &str, now: Timestamp, quota: usize) -> Vec<Document> {
+/// The first `quota` items of a lane that are ready, beginning with the key `first`.
+pub(crate) fn ready_in(segment: i64, lane: &str, first: &str, now: Timestamp, quota: usize) -> Vec<Document> {
+    let keys = doc! {"$gte": first, "$lt": ready_key(now.as_micros().saturating_add(1))};
     vec![
-        doc! {"$match": {"state": WAITING, "lane": lane, "ready": {"$lte": now.as_micros()}}},
-        doc! {"$sort": {"rank": 1, "ready": 1, "dag": 1, "run": 1, "plan": 1, "step": 1, "index": 1, "attempt": 1}},
+        doc! {"$match": {"state": WAITING, "segment": segment, "lane": lane, "key": keys}},
+        doc! {"$sort": {"key": 1}},
         doc! {"$limit": i64::try_from(quota).unwrap_or(i64::MAX)},
     ]
 }
