@@ -35,7 +35,7 @@ for i = 1, #ARGV, 11 do
             end
           end
           for _, listing in ipairs(listings(shard, tenant, dag, status)) do
-            redis.call('ZADD', listing, 0, place)
+            redis.call('ZADD', listing, '0', place)
           end
         end
         if wake ~= old[6] then
@@ -43,7 +43,7 @@ for i = 1, #ARGV, 11 do
             redis.call('ZREM', shard .. ':due', old[6])
           end
           if wake ~= '' then
-            redis.call('ZADD', shard .. ':due', 0, wake)
+            redis.call('ZADD', shard .. ':due', '0', wake)
           end
         end
         redis.call('HSET', head, 'seq', ARGV[i + 3], 'hash', ARGV[i + 4], 'row', row, 'place', place, 'dag', dag,

@@ -24,25 +24,21 @@ local function call(command, key, values)
   end
 end
 
--- A place ends with the item's id and the length of that in 4 digits.
-local function id_of(place)
-  return string.sub(place, -4 - tonumber(string.sub(place, -4), 16), -5)
-end
-
 local function add_ready(lanes)
   for queue, lane in pairs(lanes) do
     call('ZADD', q .. ':ready:' .. queue, lane)
   end
 end
 
+local sizes = {}
 local function enter(lanes, queue, place)
-  local lane = lanes[queue]
+  local lane, size = lanes[queue], sizes[queue] or 0
   if not lane then
     lane = {}
     lanes[queue] = lane
   end
-  lane[#lane + 1] = 0
-  lane[#lane + 1] = place
+  lane[size + 1], lane[size + 2] = '0', place
+  sizes[queue] = size + 2
 end
 
 if now > (redis.call('GET', q .. ':now') or '') then
@@ -83,53 +79,60 @@ end
 if #ARGV == 4 then
   queues = redis.call('SMEMBERS', q .. ':queues')
 end
--- The first places of each queue, merged. Ready items that are not, for a clock that is behind, are passed over.
-local first = {}
+-- The first places of each queue, merged, and the queue of each. Ready items that are not, for a clock that is behind, are
+-- passed over.
+local first, queue_of, size = {}, {}, 0
 for _, queue in ipairs(queues) do
   local found, from, page = 0, 0, nil
   repeat
     page = redis.call('ZRANGE', q .. ':ready:' .. queue, from, from + wanted - 1)
     for _, place in ipairs(page) do
       if found < wanted and string.sub(place, 9, 24) <= now then
-        first[#first + 1] = { place, queue }
-        found = found + 1
+        found, size = found + 1, size + 1
+        first[size], queue_of[place] = place, queue
       end
     end
     from = from + wanted
   until wanted == 0 or found == wanted or #page < wanted
 end
 if #queues > 1 then
-  table.sort(first, function(one, other) return precedes(one[1], other[1]) end)
+  table.sort(first, precedes)
 end
-local answer = { '', redis.call('EXISTS', q .. ':items') }
-for from = 1, math.min(wanted, #first), MANY do
-  local ids, taken, leased, items = {}, {}, {}, {}
-  for i = from, math.min(from + MANY - 1, wanted, #first) do
-    local place, queue = first[i][1], first[i][2]
-    ids[#ids + 1] = id_of(place)
-    if not taken[queue] then
-      taken[queue] = {}
+local answer, answered = { '', redis.call('EXISTS', q .. ':items') }, 2
+for from = 1, math.min(wanted, size), MANY do
+  local last = math.min(from + MANY - 1, wanted, size)
+  local ids, taken, leased, items, n = {}, {}, {}, {}, 0
+  for i = from, last do
+    local place = first[i]
+    local queue = queue_of[place]
+    -- A place ends with the item's id.
+    ids[i - from + 1] = string.sub(place, -32)
+    local lane = taken[queue]
+    if not lane then
+      lane = {}
+      taken[queue] = lane
     end
-    table.insert(taken[queue], place)
+    lane[#lane + 1] = place
   end
   for queue, places in pairs(taken) do
     redis.call('ZREM', q .. ':ready:' .. queue, unpack(places))
   end
-  for n, item in ipairs(redis.call('HMGET', q .. ':items', unpack(ids))) do
+  local known = redis.call('HMGET', q .. ':items', unpack(ids))
+  for i = from, last do
+    local id, item = ids[i - from + 1], known[i - from + 1]
     -- A place without its item is what eviction leaves.
     if item then
-      local place, queue = first[from + n - 1][1], first[from + n - 1][2]
-      local count = string.format('%d', string.match(item, '|(%d+)|') + 1)
-      leased[#leased + 1] = 0
-      leased[#leased + 1] = until_ .. ids[n]
-      items[#items + 1] = ids[n]
-      items[#items + 1] = until_ .. name .. '|' .. count .. '|' .. queue .. ' ' .. place
-      answer[#answer + 1] = queue
-      answer[#answer + 1] = place
-      answer[#answer + 1] = count
+      local place = first[i]
+      local queue, count = queue_of[place], string.match(item, '|(%d+)|')
+      count = count == '0' and '1' or string.format('%d', count + 1)
+      leased[n + 1], leased[n + 2] = '0', until_ .. id
+      items[n + 1], items[n + 2] = id, until_ .. name .. '|' .. count .. '|' .. queue .. ' ' .. place
+      n = n + 2
+      answer[answered + 1], answer[answered + 2], answer[answered + 3] = queue, place, count
+      answered = answered + 3
     end
   end
-  if #items > 0 then
+  if n > 0 then
     redis.call('ZADD', q .. ':leased', unpack(leased))
     redis.call('HSET', q .. ':items', unpack(items))
   end

@@ -2,50 +2,54 @@
 -- the register of tenants. ARGV: tenant, the channel to tell, then 4 values an item: id, queue, ready time, place.
 -- An item is kept as the end of its lease (zeros without one), name of the claim, count, queue and place:
 -- `LEASE NAME|COUNT|QUEUE PLACE`, the lease in 16 digits without a space after it. Answers how many were new.
-local q, ids = KEYS[1], {}
+local q, ids, n = KEYS[1], {}, 0
 for i = 3, #ARGV, 4 do
-  ids[#ids + 1] = ARGV[i]
+  n = n + 1
+  ids[n] = ARGV[i]
 end
 local known = redis.call('HMGET', q .. ':items', unpack(ids))
 local latest = redis.call('GET', q .. ':now') or ''
-local fresh, items, delayed, lanes, queues = {}, {}, {}, {}, {}
-for n, id in ipairs(ids) do
-  if not known[n] and not fresh[id] then
+local fresh, items, delayed, lanes, sizes, queues = {}, {}, {}, {}, {}, {}
+local new, late = 0, 0
+for i = 1, n do
+  local id = ids[i]
+  if not known[i] and not fresh[id] then
     fresh[id] = true
-    local queue, ready, place = ARGV[4 * n], ARGV[4 * n + 1], ARGV[4 * n + 2]
+    local queue, ready, place = ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2]
     local lane = lanes[queue]
     if not lane then
       lane = {}
-      lanes[queue] = lane
+      lanes[queue], sizes[queue] = lane, 0
       queues[#queues + 1] = queue
     end
-    items[#items + 1] = id
-    items[#items + 1] = '0000000000000000|0|' .. queue .. ' ' .. place
+    items[new + 1], items[new + 2] = id, '0000000000000000|0|' .. queue .. ' ' .. place
+    new = new + 2
     if ready <= latest then
-      lane[#lane + 1] = 0
-      lane[#lane + 1] = place
+      local size = sizes[queue]
+      lane[size + 1], lane[size + 2] = '0', place
+      sizes[queue] = size + 2
     else
-      delayed[#delayed + 1] = 0
-      delayed[#delayed + 1] = ready .. queue .. ' ' .. place
+      delayed[late + 1], delayed[late + 2] = '0', ready .. queue .. ' ' .. place
+      late = late + 2
     end
   end
 end
-if #items > 0 then
+if new > 0 then
   redis.call('HSET', q .. ':items', unpack(items))
   redis.call('SADD', q .. ':queues', unpack(queues))
   for queue, lane in pairs(lanes) do
-    if #lane > 0 then
+    if sizes[queue] > 0 then
       redis.call('ZADD', q .. ':ready:' .. queue, unpack(lane))
     end
   end
-  if #delayed > 0 then
+  if late > 0 then
     redis.call('ZADD', q .. ':delayed', unpack(delayed))
   end
 end
 if KEYS[2] then
-  redis.call('ZINCRBY', KEYS[2], 1, ARGV[1])
+  redis.call('ZINCRBY', KEYS[2], '1', ARGV[1])
 end
-if #items > 0 then
+if new > 0 then
   redis.call('PUBLISH', ARGV[2], '')
 end
-return #items / 2
+return new / 2

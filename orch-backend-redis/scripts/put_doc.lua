@@ -13,5 +13,5 @@ if ARGV[4] == '' then
 end
 version = string.format('%.0f', tonumber(version) + 1)
 redis.call('HSET', docs, ARGV[2], version .. ' ' .. ARGV[4])
-redis.call('ZADD', index, 0, ARGV[2])
+redis.call('ZADD', index, '0', ARGV[2])
 return { 'written', version }

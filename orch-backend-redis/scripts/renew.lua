@@ -11,7 +11,7 @@ for n, item in ipairs(redis.call('HMGET', q .. ':items', unpack(ids))) do
   if item and string.sub(item, 1, 16) > now and string.sub(item, 17, 17 + #name) == name .. '|' then
     answers[n] = 1
     old[#old + 1] = string.sub(item, 1, 16) .. id
-    leases[#leases + 1] = 0
+    leases[#leases + 1] = '0'
     leases[#leases + 1] = until_ .. id
     items[#items + 1] = id
     items[#items + 1] = until_ .. string.sub(item, 17)

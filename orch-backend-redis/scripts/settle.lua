@@ -1,15 +1,17 @@
 -- Ends deliveries. KEYS: the tenant's queue. ARGV: now, the channel to tell, then 3 values a delivery: id, name of the
 -- claim, and the instant at which the item is ready again (empty when it is done). Answers 1 for each that ended.
-local q, now, ids, answers = KEYS[1], ARGV[1], {}, {}
+local q, now, ids, answers, n = KEYS[1], ARGV[1], {}, {}, 0
 for i = 3, #ARGV, 3 do
-  ids[#ids + 1] = ARGV[i]
+  n = n + 1
+  ids[n] = ARGV[i]
 end
+local known = redis.call('HMGET', q .. ':items', unpack(ids))
 local ended, leases, done, released, delayed = {}, {}, {}, {}, {}
-for n, item in ipairs(redis.call('HMGET', q .. ':items', unpack(ids))) do
-  local id, name, at = ids[n], ARGV[3 * n + 1], ARGV[3 * n + 2]
-  answers[n] = 0
+for i = 1, n do
+  local id, item, name, at = ids[i], known[i], ARGV[3 * i + 1], ARGV[3 * i + 2]
+  answers[i] = 0
   if item and not ended[id] and string.sub(item, 1, 16) > now and string.sub(item, 17, 17 + #name) == name .. '|' then
-    answers[n], ended[id] = 1, true
+    answers[i], ended[id] = 1, true
     leases[#leases + 1] = string.sub(item, 1, 16) .. id
     if at == '' then
       done[#done + 1] = id
@@ -18,7 +20,7 @@ for n, item in ipairs(redis.call('HMGET', q .. ':items', unpack(ids))) do
       place = string.sub(place, 1, 8) .. at .. string.sub(place, 25)
       released[#released + 1] = id
       released[#released + 1] = '0000000000000000|' .. count .. '|' .. queue .. ' ' .. place
-      delayed[#delayed + 1] = 0
+      delayed[#delayed + 1] = '0'
       delayed[#delayed + 1] = at .. queue .. ' ' .. place
     end
   end

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::connect::Server;
 use crate::error::unexpected;
-use crate::order::{instant, place, read_instant};
+use crate::order::{instant, item_id, place, read_instant};
 use crate::script::{Call, PUSH, RENEW, SETTLE};
 
 mod claim;
@@ -93,7 +93,7 @@ impl RedisQueue {
             };
             call.arg(tenant.as_str()).arg(self.channel());
             for item in items {
-                call.arg(item.id()).arg(item.queue.as_str()).arg(instant(item.ready_at)).arg(place(item));
+                call.arg(item_id(item)).arg(item.queue.as_str()).arg(instant(item.ready_at)).arg(place(item));
             }
             call.send::<i64>(&self.server).await?;
         }

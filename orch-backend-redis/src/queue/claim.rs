@@ -10,7 +10,7 @@ use orch::{Error, Result, TenantId, Timestamp};
 
 use super::{Named, RedisQueue};
 use crate::error::unexpected;
-use crate::order::{instant, read_instant, read_place};
+use crate::order::{instant, item_id, read_instant, read_place};
 use crate::script::{CLAIM, FORGET_TENANT};
 
 /// Which tenant was served last.
@@ -108,7 +108,7 @@ async fn serve(
     let deliver = |item: &[String]| {
         let [queue, place, count] = item else { return Err(unexpected("a delivery without a count")) };
         let item = read_place(tenant, queue, place)?;
-        let token = Named { tenant: tenant.as_str(), item: &item.id(), claim: &name }.token();
+        let token = Named { tenant: tenant.as_str(), item: &item_id(&item), claim: &name }.token();
         let count = count.parse().map_err(|_| unexpected("a count that does not read"))?;
         Ok(Delivery { item, token, lease_until, count })
     };
