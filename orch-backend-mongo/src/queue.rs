@@ -294,9 +294,11 @@ impl Inner {
             self.keep_current(doc! {"_id": {"$in": released}}, segment).await?;
         }
         if !done.is_empty() {
-            // What is marked is settled, and seen by nobody any more. A claim deletes it when its lease would have ended.
-            let gone = doc! {"q": {"_id": {"$in": done}, "end": mark}, "limit": 0};
-            if let Err(error) = self.connection.sweep_away(QUEUE, vec![gone]).await {
+            // What is marked is settled, and seen by nobody any more. Otherwise claims delete it when its lease has ended
+            // long ago, so that nobody can have pushed it again by now. With any other condition beside the key, the server
+            // would step over everything that was deleted behind it.
+            let gone = done.iter().map(|id| doc! {"q": {"_id": id}, "limit": 1}).collect();
+            if let Err(error) = self.connection.sweep_away(QUEUE, gone).await {
                 tracing::debug!(%error, "settled items are deleted later");
             }
         }

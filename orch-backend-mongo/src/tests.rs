@@ -660,13 +660,19 @@ async fn q1_what_was_settled_but_for_its_deletion_is_not_delivered_again() {
         kind(queue.settle(&[Settle::done(deliveries[0].token.clone())], at(1)).await.unwrap().remove(0)),
         Some(ErrorKind::LeaseLost)
     );
-    let later = Claim { now: at(60_000_000), ..claim(9) };
-    let again = queue.claim(&later).await.unwrap().deliveries;
+    let later = |seconds: i64| Claim { now: at(seconds * 1_000_000), ..claim(9) };
+    let again = queue.claim(&later(60)).await.unwrap().deliveries;
     assert_eq!(
         again.iter().map(|delivery| delivery.item.id()).collect::<Vec<_>>(),
         [deliveries[1].item.id()]
     );
-    assert_eq!(documents(&backend, QUEUE).count_documents(doc! {}).await.unwrap(), 1);
+    let again = queue.claim(&later(4_000)).await.unwrap().deliveries;
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        documents(&backend, QUEUE).count_documents(doc! {}).await.unwrap(),
+        1,
+        "long afterwards it is deleted"
+    );
 }
 
 async fn segments(backend: &MongoBackend) -> (i64, Vec<i64>) {

@@ -22,6 +22,10 @@ const TAKEN_MAX: usize = 1_000;
 /// Segments beyond which one that holds little is emptied into the current one.
 const LIVE_MAX: usize = 12;
 
+/// Microseconds after the end of its lease when a settled item is deleted by others than who settled it. Longer than any call
+/// takes.
+const LONG: i64 = 3_600_000_000;
+
 /// The document that all processes share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Segments {
@@ -156,13 +160,11 @@ impl Inner {
     /// Lets what was leased until `now` wait again, and deletes what was settled but for its deletion.
     pub(super) async fn end_leases(&self, now: Timestamp) -> Result<()> {
         self.change_segments(doc! {}, doc! {"$unset": {"end": 1}}).await?;
-        let ended = doc! {"state": LEASED, "at": {"$lte": now.as_micros()}};
-        let mut settled = ended.clone();
-        settled.insert("end", doc! {"$exists": true});
+        let long_ago = now.as_micros().saturating_sub(LONG);
+        let settled = doc! {"state": LEASED, "at": {"$lte": long_ago}, "end": {"$exists": true}};
         self.connection.delete(QUEUE, vec![doc! {"q": settled, "limit": 0}]).await?;
         let current = self.local.segments().current;
-        let mut unsettled = ended;
-        unsettled.insert("end", doc! {"$exists": false});
+        let unsettled = doc! {"state": LEASED, "at": {"$lte": now.as_micros()}, "end": {"$exists": false}};
         let wait = doc! {"$set": {"state": WAITING, "segment": current, "at": "$ready", "by": "$$REMOVE", "back": now.as_micros()}};
         self.connection.update(QUEUE, vec![doc! {"q": unsettled, "u": [wait], "multi": true}]).await?;
         self.keep_current(doc! {"back": now.as_micros()}, current).await?;
@@ -171,7 +173,7 @@ impl Inner {
             .union(
                 QUEUE,
                 vec![vec![
-                    doc! {"$match": {"state": LEASED, "at": {"$gt": now.as_micros()}}},
+                    doc! {"$match": {"state": LEASED, "at": {"$gt": now.as_micros()}, "end": null}},
                     doc! {"$sort": {"at": 1}},
                     doc! {"$limit": 1},
                     doc! {"$project": {"at": 1}},
