@@ -47,7 +47,9 @@ fn indexes() -> Vec<(&'static str, &'static str, Document, Option<Document>)> {
         (RUNS, "newestOfDag", doc! {"tenant": 1, "dagId": 1, "created": -1, "runId": 1}, None),
         (RUNS, "due", doc! {"wake": 1, "tenant": 1, "runId": 1}, has("wake")),
         (RUNS, "open", doc! {"open": 1}, has("open")),
-        (QUEUE, "order", doc! {"state": 1, "segment": 1, "lane": 1, "key": 1}, None),
+        // Partial, so that a search which comes to its end does not step over leases that are gone.
+        // The state is in the keys, too, or the server would not use them alone.
+        (QUEUE, "order", doc! {"segment": 1, "state": 1, "lane": 1, "key": 1}, Some(doc! {"state": WAITING})),
         // Two that are partial, so that no query in the order of a lane mistakes one for its own. MongoDB 4.4 wants their keys
         // to differ.
         (QUEUE, "waits", doc! {"at": 1, "state": 1}, Some(doc! {"state": WAITING})),

@@ -17,8 +17,7 @@
 //! | `runs`, `due` | one, and one for every 99 runs on the page |
 //! | `doc`, `docs`, `put_doc` | one; two where what `put_doc` expects does not hold |
 //! | `prune` | eight |
-//! | `depth` | one |
-//! | `push`, `renew` | two |
+//! | `push`, `renew`, `depth` | two |
 //! | `claim` | one if nothing waits; otherwise four, and two for every further round, which others that were faster bring about; three more now and then, to keep what it looks at small |
 //! | `settle` | two |
 //! | `wait` | none while changes are told |

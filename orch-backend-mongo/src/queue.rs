@@ -316,21 +316,25 @@ impl Inner {
         let waiting =
             |compared: &str| doc! {"$and": [{"$not": [leased.clone()]}, {compared: ["$ready", now]}]};
         let oldest = doc! {"$cond": [waiting("$lte"), "$ready", null]};
-        let pipeline = vec![
-            doc! {"$match": {
-                "state": {"$in": [WAITING, LEASED]},
-                "lane": {"$gte": format!("{tenant}/"), "$lt": format!("{tenant}0")},
-                "end": null,
-            }},
-            doc! {"$group": {
-                "_id": "$lane",
-                "ready": count(waiting("$lte")),
-                "delayed": count(waiting("$gt")),
-                "leased": count(leased.clone()),
-                "oldest": {"$min": oldest},
-            }},
+        let live = self.segments().await?.live;
+        let lane = doc! {"$gte": format!("{tenant}/"), "$lt": format!("{tenant}0")};
+        let counted = |filter: Document| {
+            vec![
+                doc! {"$match": filter},
+                doc! {"$group": {
+                    "_id": "$lane",
+                    "ready": count(waiting("$lte")),
+                    "delayed": count(waiting("$gt")),
+                    "leased": count(leased.clone()),
+                    "oldest": {"$min": oldest.clone()},
+                }},
+            ]
+        };
+        let queries = vec![
+            counted(doc! {"state": WAITING, "segment": {"$in": live}, "lane": lane.clone()}),
+            counted(doc! {"state": LEASED, "at": {"$gte": 0_i64}, "lane": lane, "end": null}),
         ];
-        let found: Vec<Counted> = self.connection.union(QUEUE, vec![pipeline]).await?;
+        let found: Vec<Counted> = self.connection.union(QUEUE, queries).await?;
         let mut depths: BTreeMap<QueueName, Depth> = BTreeMap::new();
         for counted in found {
             let queue = Lane::parse(&counted.lane)?.queue;

@@ -514,7 +514,7 @@ async fn every_call_of_the_queue_and_the_lock_costs_what_is_said() {
         queue.settle(&released, at(2)).await.unwrap();
         assert_eq!(take(&commands), ["update", "find"]);
         queue.depth(&tenant(), at(2)).await.unwrap();
-        assert_eq!(take(&commands), ["aggregate"]);
+        assert_eq!(take(&commands), ["find", "aggregate"]);
 
         let holder = Holder { tenant: tenant(), name: "h".into() };
         let slots = vec![Slot { key: "k".into(), capacity: 1 }];
