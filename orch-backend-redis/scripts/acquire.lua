@@ -44,9 +44,10 @@ for i = 6, #ARGV, 2 do
   local grant = redis.call('HGET', slot, holder)
   local fence = grant and string.sub(grant, 17)
   if not fence then
-    -- The present instant, so that fences go on increasing when the server has lost its data.
+    -- The present instant, so that fences go on increasing when the server has lost its data. Lua counts to 2^53: a clock
+    -- that is wrong by a century leaves room.
     local last = tonumber(redis.call('GET', l .. ':fence') or '0')
-    fence = string.format('%.0f', math.max(last + 1, tonumber(ARGV[5])))
+    fence = string.format('%.0f', math.max(last + 1, math.min(tonumber(ARGV[5]), 2 ^ 52)))
     redis.call('SET', l .. ':fence', fence)
   end
   redis.call('HSET', slot, holder, until_ .. fence)

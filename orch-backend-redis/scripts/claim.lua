@@ -58,7 +58,8 @@ local ended = redis.call('ZRANGEBYLEX', q .. ':leased', '-', '(' .. now .. '~')
 for _, lease in ipairs(ended) do
   local id = string.sub(lease, 17)
   local item = redis.call('HGET', q .. ':items', id)
-  local rest = item and string.match(item, '|.*$')
+  -- An index that outlived its items, which is what eviction leaves, may tell of another lease.
+  local rest = item and string.sub(item, 1, 16) == string.sub(lease, 1, 16) and string.match(item, '|.*$')
   if rest then
     redis.call('HSET', q .. ':items', id, '0000000000000000' .. rest)
     enter(lanes, string.match(rest, '^|%d+|([^ ]+) (.*)$'))
@@ -120,8 +121,8 @@ for from = 1, math.min(wanted, size), MANY do
   local known = redis.call('HMGET', q .. ':items', unpack(ids))
   for i = from, last do
     local id, item = ids[i - from + 1], known[i - from + 1]
-    -- A place without its item is what eviction leaves.
-    if item then
+    -- A place without its item, or with one that stands elsewhere, is what eviction leaves.
+    if item and string.find(item, '0000000000000000', 1, true) == 1 and string.find(item, first[i], 17, true) then
       local place = first[i]
       local queue, count = queue_of[place], string.match(item, '|(%d+)|')
       count = count == '0' and '1' or string.format('%d', count + 1)

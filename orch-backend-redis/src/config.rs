@@ -6,7 +6,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use orch::{Error, Result};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use url::Url;
+
+/// After how long a quiet peer is asked whether it is there.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// The settings of a [`RedisBackend`](crate::RedisBackend).
 #[derive(Clone, PartialEq, Eq)]
@@ -75,7 +80,14 @@ impl RedisConfig {
             settings = settings.set_password(password);
         }
         let info = redis::IntoConnectionInfo::into_connection_info(address);
-        info.expect("an address of this form is taken").set_redis_settings(settings)
+        let info = info.expect("an address of this form is taken").set_redis_settings(settings);
+        info.set_tcp_settings(Self::wire())
+    }
+
+    /// A subscription sends nothing: without being asked, it would never learn that its peer is gone without a word.
+    pub(crate) fn wire() -> TcpSettings {
+        let asking = TcpKeepalive::new().with_time(QUIET).with_interval(QUIET / 3).with_retries(3);
+        TcpSettings::default().set_keepalive(asking)
     }
 
     fn set(&mut self, option: &str, value: &str) -> Result<()> {

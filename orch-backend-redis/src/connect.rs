@@ -14,12 +14,15 @@ use redis::{
 };
 
 use crate::config::RedisConfig;
-use crate::error::{Access, mapped};
+use crate::error::{Access, is_read_only, mapped};
 use crate::facts::Facts;
 use crate::script::PROBE;
 
 /// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// How often a command is sent to the node that its slot is said to lie on.
+const MOVES: u32 = 3;
 
 /// A server or a cluster, and how it is reached.
 pub(crate) struct Server {
@@ -43,7 +46,7 @@ enum Link {
 /// What connections are made of.
 enum Line {
     Single(Client, ConnectionManagerConfig),
-    Cluster(ClusterClient),
+    Cluster(ClusterClient, ClusterConfig),
 }
 
 impl Line {
@@ -53,8 +56,8 @@ impl Line {
             Self::Single(client, settings) => {
                 Link::Single(client.get_connection_manager_lazy(settings.clone())?)
             }
-            Self::Cluster(client) => {
-                Link::Cluster(client.get_pending_async_connection_with_config(ClusterConfig::new()))
+            Self::Cluster(client, settings) => {
+                Link::Cluster(client.get_pending_async_connection_with_config(settings.clone()))
             }
         })
     }
@@ -72,7 +75,7 @@ impl fmt::Debug for Server {
 impl Server {
     /// Whether keys of different slots lie on different nodes.
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self.line, Line::Cluster(_))
+        matches!(self.line, Line::Cluster(..))
     }
 
     /// Where everybody is told of hints.
@@ -83,11 +86,12 @@ impl Server {
     /// Sends one command. Calls share a connection and do not wait for each other.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let (number, link) = self.link.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let answer = match link {
-            Link::Single(mut connection) => connection.req_packed_command(command).await,
-            Link::Cluster(mut connection) => connection.req_packed_command(command).await,
+        let value = match link {
+            Link::Single(mut connection) => {
+                connection.req_packed_command(command).await.and_then(redis::Value::extract_error)
+            }
+            Link::Cluster(connection) => follow(connection, command).await,
         };
-        let value = answer.and_then(redis::Value::extract_error);
         if let Err(error) = &value
             && is_better_left(error)
         {
@@ -110,10 +114,6 @@ impl Server {
         self.query(command).await.map_err(|error| mapped(&error, Access::Read))
     }
 
-    pub(crate) async fn write<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        self.query(command).await.map_err(|error| mapped(&error, Access::Write))
-    }
-
     /// A subscription to `channel` on any node that answers.
     pub(crate) async fn subscribe(&self, channel: &str) -> RedisResult<redis::aio::PubSubStream> {
         let mut last = None;
@@ -133,10 +133,24 @@ impl Server {
     }
 }
 
+/// Sends a command to its node of a cluster. Only one that a node did not carry out, since its slot lies elsewhere, is sent
+/// again. A slot that is on its way to another node (`ASK`) is not followed: there, a script would find half of its keys.
+async fn follow(mut connection: ClusterConnection, command: &Cmd) -> RedisResult<redis::Value> {
+    let mut answer = Ok(redis::Value::Nil);
+    for _ in 0..MOVES {
+        answer = connection.req_packed_command(command).await.and_then(redis::Value::extract_error);
+        let moved = |error: &RedisError| error.kind() == redis::ErrorKind::Server(ServerErrorKind::Moved);
+        if !answer.as_ref().is_err_and(moved) {
+            break;
+        }
+    }
+    answer
+}
+
 /// Whether the connection is worth no second try: a peer that is gone without a word keeps it open for a quarter of an
 /// hour, and one that became a replica takes no more writes.
 fn is_better_left(error: &RedisError) -> bool {
-    error.is_timeout() || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+    error.is_timeout() || is_read_only(error)
 }
 
 pub(crate) async fn open(config: RedisConfig) -> Result<Server> {
@@ -158,6 +172,7 @@ pub(crate) async fn open(config: RedisConfig) -> Result<Server> {
         Server { line, link, version: facts.version(), warnings, survives_power_loss, nodes, config };
     let key = format!("{{{}:probe:{}}}", server.config.namespace, std::process::id());
     PROBE.on(&[&key]).arg(server.channel()).send::<i64>(&server).await?;
+    server.subscribe(&server.channel()).await.map_err(failed)?;
     Ok(server)
 }
 
@@ -208,15 +223,19 @@ fn line(
     }
     let nodes: Vec<_> = config.hosts.iter().map(|host| config.node(host)).collect();
     let builder = ClusterClientBuilder::new(nodes)
+        .tcp_settings(RedisConfig::wire())
         .connection_timeout(CONNECT)
         .response_timeout(config.timeout)
-        .overall_response_timeout(Some(config.timeout * 2))
-        .retries(3);
+        // The first command of a connection waits for it, too.
+        .overall_response_timeout(Some(CONNECT + config.timeout))
+        // The driver would send again what may have been carried out, and tell only how that went.
+        .retries(0);
     let builder = match certificates {
         Some(certificates) => builder.certs(certificates),
         None => builder,
     };
-    builder.build().map(Line::Cluster)
+    let settings = ClusterConfig::new().set_response_timeout(config.timeout);
+    Ok(Line::Cluster(builder.build()?, settings))
 }
 
 fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {

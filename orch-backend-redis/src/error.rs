@@ -27,6 +27,14 @@ impl std::error::Error for Cause {}
 const NO_PERMISSION: (ErrorKind, &str) = (ErrorKind::Refused, "the user lacks a permission on the server");
 const NO_CREDENTIALS: (ErrorKind, &str) = (ErrorKind::Refused, "the server does not accept the credentials");
 
+const READONLY: &str = "READONLY ";
+
+/// Whether a replica refused to write; before version 7 it says so within the error of a script.
+pub(crate) fn is_read_only(error: &RedisError) -> bool {
+    error.kind() == Kind::Server(ServerErrorKind::ReadOnly)
+        || error.detail().is_some_and(|text| text.contains(READONLY))
+}
+
 pub(crate) fn mapped(error: &RedisError, access: Access) -> Error {
     let (kind, message) = meaning(error, access);
     Error::new(kind, message).caused_by(Cause(error.to_string()))
@@ -80,7 +88,7 @@ fn meaning_of_reply(kind: ServerErrorKind, error: &RedisError) -> (ErrorKind, &'
             (ErrorKind::Unavailable, "the server is a replica, or was made one just now")
         }
         ServerErrorKind::NoPerm => NO_PERMISSION,
-        ServerErrorKind::ResponseError => meaning_of_text(error.detail().unwrap_or_default()),
+        ServerErrorKind::ResponseError => meaning_of_text(error),
         // Scripts are loaded when they are missing, and keep to one slot.
         _ => (ErrorKind::Internal, "unexpected answer of the server"),
     }
@@ -101,7 +109,8 @@ fn meaning_of_code(code: &str) -> (ErrorKind, &'static str) {
 }
 
 /// `-ERR` with free text, among them errors raised within a script.
-fn meaning_of_text(text: &str) -> (ErrorKind, &'static str) {
+fn meaning_of_text(error: &RedisError) -> (ErrorKind, &'static str) {
+    let text = error.detail().unwrap_or_default();
     let says = |part: &str| text.contains(part);
     if says("OOM ") || says("maxmemory") {
         meaning_of_code("OOM")
@@ -109,6 +118,14 @@ fn meaning_of_text(text: &str) -> (ErrorKind, &'static str) {
         meaning_of_code("MISCONF")
     } else if says("WRONGTYPE") {
         meaning_of_code("WRONGTYPE")
+    } else if says(READONLY) {
+        meaning_of_reply(ServerErrorKind::ReadOnly, error)
+    } else if says("non local key") {
+        meaning_of_reply(ServerErrorKind::TryAgain, error)
+    } else if says("cluster is down") {
+        meaning_of_reply(ServerErrorKind::ClusterDown, error)
+    } else if says("NOREPLICAS") {
+        meaning_of_code("NOREPLICAS")
     } else if says("NOPERM") || says("The user executing the script") || says("permission") {
         NO_PERMISSION
     } else if says("max number of clients") {
@@ -146,6 +163,20 @@ mod tests {
             ("MISCONF Errors writing to the AOF file: No space left on device", Unavailable),
             (
                 "ERR Error running script: @user_script:9: OOM command not allowed when used memory",
+                Unavailable,
+            ),
+            (
+                "ERR Error running script (call to f_0): @user_script:9: READONLY You can't write against a read only \
+                 replica.",
+                Unavailable,
+            ),
+            ("ERR Script attempted to access a non local key in a cluster node script: f_0", Unavailable),
+            (
+                "ERR Script attempted execute a write command while the cluster is down and readonly",
+                Unavailable,
+            ),
+            (
+                "ERR Error running script (call to f_0): @user_script:9: NOREPLICAS Not enough good replicas",
                 Unavailable,
             ),
             ("NOREPLICAS Not enough good replicas to write.", Unavailable),

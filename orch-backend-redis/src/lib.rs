@@ -1,8 +1,8 @@
 //! Store, queue and lock of orch on Redis or Valkey: one node, or a cluster.
 //!
-//! Everything that changes is a Lua script, so that it happens at once and wholly; every script may be sent again after
-//! a lost answer. What belongs together lies in one hash slot: a run with its log and its places in the listings, a
-//! tenant's queue, a tenant's slots.
+//! Everything that changes is a Lua script, so that it happens at once and wholly; none is sent a second time after a lost
+//! answer, which would hide what the first time did. What belongs together lies in one hash slot: a run with its log and
+//! its places in the listings, a tenant's queue, a tenant's slots.
 //!
 //! # What it costs
 //!

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::connect::Server;
 use crate::error::unexpected;
 use crate::order::{instant, item_id, place, read_instant};
-use crate::script::{Call, PUSH, RENEW, SETTLE};
+use crate::script::{Call, ENTER, PUSH, RENEW, SETTLE};
 
 mod claim;
 mod wake;
@@ -40,15 +40,17 @@ struct Shared {
     /// when the server has lost all it knew.
     name: String,
     claims: AtomicU64,
+    /// Claims that served some tenants and failed with another.
+    failures: AtomicU64,
     turns: claim::Turns,
     wake: Wake,
 }
 
 impl RedisQueue {
     pub(crate) fn new(server: Arc<Server>) -> Self {
-        let (claims, turns) = Default::default();
+        let (claims, failures, turns) = Default::default();
         let wake = Wake::new(&server);
-        let shared = Shared { name: fresh_name(), claims, turns, wake };
+        let shared = Shared { name: fresh_name(), claims, failures, turns, wake };
         Self { server, shared: Arc::new(shared) }
     }
 
@@ -76,11 +78,11 @@ impl RedisQueue {
     }
 
     /// Puts a tenant into the register. After its items: whoever finds the tenant empty before that strikes it off only
-    /// if nobody has pushed since.
+    /// if nobody has pushed since. It tells once more, for who was told by the push may have looked too early.
     async fn enter(&self, tenant: &TenantId) -> Result<()> {
-        let mut enter = redis::cmd("ZINCRBY");
-        enter.arg(self.register()).arg(1).arg(tenant.as_str());
-        self.server.write::<redis::Value>(&enter).await.map(|_| ())
+        let mut enter = ENTER.on(&[&self.register()]);
+        enter.arg(tenant.as_str()).arg(self.channel());
+        enter.send::<i64>(&self.server).await.map(|_| ())
     }
 
     async fn push_of(&self, tenant: &TenantId, items: &[&Item]) -> Result<()> {
@@ -99,10 +101,6 @@ impl RedisQueue {
         }
         if in_cluster {
             self.enter(tenant).await?;
-            // Who was told by the script may have looked before the tenant stood in the register.
-            let mut tell = redis::cmd("PUBLISH");
-            tell.arg(self.channel()).arg("");
-            self.server.write::<redis::Value>(&tell).await?;
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ scripts! {
     PUT_DOC: Write "put_doc.lua";
     DOCS: Read "docs.lua";
     PUSH: Write "push.lua";
+    ENTER: Write "enter.lua";
     CLAIM: Write "claim.lua";
     RENEW: Write "renew.lua";
     SETTLE: Write "settle.lua";

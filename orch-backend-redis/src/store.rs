@@ -1,10 +1,10 @@
 //! The store: entries, rows, documents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use orch::ledger::{Head, RunStatus, Stream};
 use orch::store::*;
 use orch::{Digest, Error, Result, RunId, RunKey, TenantId};
@@ -69,8 +69,8 @@ impl RedisStore {
         }
     }
 
-    /// Calls a script once for each group that has any of the `items`, all at once, and puts the answers in the order of
-    /// the items. `fill` adds one item.
+    /// Calls a script for each group that has any of the `items`, and puts the answers in the order of the items. `fill`
+    /// adds one item. All calls are sent at once, but those of a group one after the other if they are to be `in_turn`.
     async fn spread<T: Sync, A: FromRedisValue + Send>(
         &self,
         script: &'static Script,
@@ -78,15 +78,16 @@ impl RedisStore {
         shard: impl Fn(&T) -> usize + Send,
         weight: impl Fn(&T) -> usize + Send,
         fill: impl Fn(&mut Call, &T, usize) + Send,
+        in_turn: bool,
     ) -> Vec<Result<A>> {
         let mut of_group: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (at, item) in items.iter().enumerate() {
             of_group.entry(self.group_of(shard(item)).first).or_default().push(at);
         }
-        let mut calls = Vec::new();
+        let mut rows = Vec::new();
         for (first, places) in of_group {
             let group = self.group_of(first);
-            let (mut call, mut own, mut bytes) = (group.call(script), Vec::new(), 0);
+            let (mut calls, mut call, mut own, mut bytes) = (Vec::new(), group.call(script), Vec::new(), 0);
             for at in places {
                 if own.len() >= SCRIPT_ITEMS || bytes >= SCRIPT_BYTES {
                     calls.push((std::mem::replace(&mut call, group.call(script)), std::mem::take(&mut own)));
@@ -97,12 +98,20 @@ impl RedisStore {
                 own.push(at);
             }
             calls.push((call, own));
+            match in_turn {
+                true => rows.push(calls),
+                false => rows.extend(calls.into_iter().map(|call| vec![call])),
+            }
         }
-        let sent = calls
-            .into_iter()
-            .map(|(call, own)| async move { (call.send::<Vec<A>>(&self.server).await, own) });
+        let send = async |calls: Vec<(Call, Vec<usize>)>| {
+            let mut answers = Vec::new();
+            for (call, own) in calls {
+                answers.push((call.send::<Vec<A>>(&self.server).await, own));
+            }
+            answers
+        };
         let mut answers: Vec<Option<Result<A>>> = items.iter().map(|_| None).collect();
-        for (answer, own) in futures::future::join_all(sent).await {
+        for (answer, own) in join_all(rows.into_iter().map(send)).await.into_iter().flatten() {
             match answer {
                 Ok(given) => own.into_iter().zip(given).for_each(|(at, given)| answers[at] = Some(Ok(given))),
                 Err(error) => own.into_iter().for_each(|at| answers[at] = Some(Err(echo(&error)))),
@@ -138,6 +147,7 @@ impl RedisStore {
                 |call, key, shard| {
                     call.arg(shard).arg(name(&key.tenant, Stream::Run(key.run)));
                 },
+                false,
             )
             .await;
         rows.into_iter().zip(keys).map(|(row, key)| read_row(&row?, key)).collect()
@@ -252,12 +262,15 @@ impl Store for RedisStore {
         let sound: Vec<&Append> =
             appends.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).map(|(a, _)| a).collect();
         let shard = |append: &&Append| shard_of(&append.tenant, append.stream);
+        let streams: BTreeSet<_> = sound.iter().map(|append| (&append.tenant, append.stream)).collect();
         let landed = self.spread::<_, String>(
             &APPEND,
             &sound,
             shard,
             |a| a.lines.len(),
             |c, a, s| fill_append(c, a, s),
+            // Two items on one stream apply in order, also when they are in two calls.
+            sound.len() != streams.len(),
         );
         let mut landed = landed.await.into_iter();
         for (append, answer) in appends.iter().zip(&mut answers).filter(|(_, answer)| answer.is_ok()) {
@@ -280,7 +293,7 @@ impl Store for RedisStore {
             let wanted = request.after.saturating_add(request.limit as u64).min(i64::MAX.unsigned_abs());
             call.arg(shard).arg(name(&request.tenant, request.stream)).arg(request.after).arg(wanted);
         };
-        let pages = self.spread::<_, Vec<String>>(&ENTRIES, requests, shard, |_| 0, fill).await;
+        let pages = self.spread::<_, Vec<String>>(&ENTRIES, requests, shard, |_| 0, fill, false).await;
         pages.into_iter().zip(requests).map(|(page, request)| read_page(&page?, request.after)).collect()
     }
 

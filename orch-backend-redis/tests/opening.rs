@@ -44,7 +44,9 @@ async fn wrong_and_missing_credentials_are_refused_and_right_ones_work() {
 async fn a_missing_permission_is_told() {
     let Some(server) = start(&[]) else { return };
     let port = server.port();
-    for (user, missing) in [("one", "-zadd"), ("two", "-evalsha"), ("three", "resetchannels")] {
+    for (user, missing) in
+        [("one", "-zadd"), ("two", "-evalsha"), ("three", "resetchannels"), ("four", "-subscribe")]
+    {
         let acl = ["ACL", "SETUSER", user, "on", ">pw", "~*", "&*", "+@all", missing];
         assert_eq!(redis_command(port, &acl), "+OK");
         let (kind, text) = open(&format!("redis://{user}:pw@127.0.0.1:{port}")).await.unwrap_err();

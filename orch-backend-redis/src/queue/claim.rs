@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use orch::queue::*;
 use orch::{Error, Result, TenantId, Timestamp};
 
@@ -41,13 +42,20 @@ pub(super) async fn claim(queue: &RedisQueue, claim: &Claim) -> Result<Claimed> 
     if claim.limit == 0 || claim.queues.as_ref().is_some_and(Vec::is_empty) {
         return Ok(claimed);
     }
-    let mut left = tenants(queue, claim).await?;
+    let (mut left, mut failed) = (tenants(queue, claim).await?, Vec::new());
     while claimed.deliveries.len() < claim.limit && !left.is_empty() {
         let wanted = claim.limit - claimed.deliveries.len();
         let shares = shares(&left, queue.shared.turns.last().as_ref(), wanted);
         let serve =
             shares.iter().map(|(tenant, share)| serve(queue, claim, tenant, *share, left[tenant].as_deref()));
-        for served in try_join_all(serve).await? {
+        for served in join_all(serve).await {
+            let served = match served {
+                Ok(served) => served,
+                Err(error) => {
+                    failed.push(error);
+                    continue;
+                }
+            };
             claimed.next_at = claimed.next_at.into_iter().chain(served.next_at).min();
             if !served.deliveries.is_empty() {
                 queue.shared.turns.served(&served.tenant);
@@ -57,11 +65,26 @@ pub(super) async fn claim(queue: &RedisQueue, claim: &Claim) -> Result<Claimed> 
             }
             claimed.deliveries.extend(served.deliveries);
         }
+        if !failed.is_empty() {
+            break;
+        }
     }
-    Ok(claimed)
+    match failed.into_iter().next() {
+        Some(error) if claimed.deliveries.is_empty() => Err(error),
+        // What is leased already would be lost until its lease ends. When nothing else is left, the error is answered.
+        Some(error) => {
+            let failures = queue.shared.failures.fetch_add(1, Ordering::Relaxed) + 1;
+            if failures.is_power_of_two() {
+                let address = queue.server.config.address();
+                tracing::warn!(address, %error, failures, "a tenant's queue cannot be read; others are served");
+            }
+            Ok(claimed)
+        }
+        None => Ok(claimed),
+    }
 }
 
-/// The tenants that may have items, each with its count of pushes as it stands in the register.
+/// The tenants that may have items, each with the number of its last push as it stands in the register.
 async fn tenants(queue: &RedisQueue, claim: &Claim) -> Result<BTreeMap<TenantId, Option<String>>> {
     if let Some(tenants) = &claim.tenants {
         return Ok(tenants.iter().map(|tenant| (tenant.clone(), None)).collect());

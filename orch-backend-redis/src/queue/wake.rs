@@ -49,6 +49,8 @@ impl Wake {
             tokio::spawn(listen(server, self.channel.clone(), told, self.closed.subscribe()));
         });
         tokio::select! {
+            // What was told before is of no use once the queue is closed.
+            biased;
             // It ends with an error only when the sender is gone, which is here.
             _ = closed.wait_for(|closed| *closed) => Err(Error::closed("the queue was closed")),
             () = self.told.notified() => Ok(()),
