@@ -90,15 +90,22 @@ impl RedisConfig {
         TcpSettings::default().set_keepalive(asking)
     }
 
+    /// Checks what a program may have set by itself: a namespace with other signs would be no namespace of its own.
+    pub(crate) fn check(&self) -> Result<()> {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+        if self.namespace.is_empty() || self.namespace.len() > 64 || !self.namespace.chars().all(fits) {
+            return Err(Error::invalid("a namespace holds 1 to 64 of a-z 0-9 . _ -")
+                .with("namespace", &self.namespace));
+        }
+        Ok(())
+    }
+
     fn set(&mut self, option: &str, value: &str) -> Result<()> {
         let wrong = |what: &'static str| Error::invalid(what).with("option", option).with("value", value);
         match option {
             "namespace" => {
-                let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
-                if value.is_empty() || value.len() > 64 || !value.chars().all(fits) {
-                    return Err(wrong("a namespace holds 1 to 64 of a-z 0-9 . _ -"));
-                }
                 self.namespace = value.to_owned();
+                self.check()?;
             }
             "timeout" => {
                 let millis = value.parse().ok().filter(|millis| (100..=600_000).contains(millis));
@@ -141,6 +148,10 @@ impl FromStr for RedisConfig {
             url.split_once("://").ok_or_else(|| invalid("not an address of a redis server"))?;
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let start = rest[..end].rfind('@').map_or(0, |at| at + 1);
+        // Such a sign in a password ends the address, and the rest of the password would be taken for something else.
+        if rest.contains('#') || (start == 0 && rest.contains('@')) {
+            return Err(invalid("a sign like / ? # @ is not percent-encoded"));
+        }
         let mut hosts = rest[start..end].split(',');
         let first = hosts.next().unwrap_or_default();
         let single = format!("{scheme}://{}{first}{}", &rest[..start], &rest[end..]);
@@ -210,6 +221,10 @@ mod tests {
             "redis://:secret@h/x",
             "redis://:secret@h:port",
             "redis://:secret@h?wal=1",
+            "redis://me:?secret@h",
+            "redis://me:1?timeout=secret@h",
+            "redis://me:1/secret@h",
+            "redis://me:1#secret@h",
             "redis://:secret@h?namespace=A",
             "redis://:secret@h?timeout=1",
             "redis://:secret@h?ca=x",

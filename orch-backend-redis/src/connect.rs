@@ -157,6 +157,7 @@ pub(crate) async fn open(config: RedisConfig) -> Result<Server> {
     if config.hosts.is_empty() {
         return Err(Error::invalid("no host is named"));
     }
+    config.check()?;
     // TLS needs a provider of cryptography; whoever embeds orch may have chosen one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let certificates = certificates(&config)?;

@@ -51,6 +51,9 @@ fn meaning(error: &RedisError, access: Access) -> (ErrorKind, &'static str) {
         Kind::Io if error.is_connection_refusal() => {
             (ErrorKind::Unavailable, "the server refuses connections; is it running?")
         }
+        Kind::Io if is_about_certificates(error) => {
+            (ErrorKind::Refused, "the certificate of the server, or the client's own, is not accepted (TLS)")
+        }
         // The command may have been on its way.
         Kind::Io if access == Access::Write => {
             (ErrorKind::Indeterminate, "no answer from the server; the change may be there or not")
@@ -71,6 +74,12 @@ fn meaning(error: &RedisError, access: Access) -> (ErrorKind, &'static str) {
         Kind::Client => (ErrorKind::Unavailable, "the connection cannot be used"),
         _ => (ErrorKind::Internal, "unexpected error of the driver"),
     }
+}
+
+/// Whether either side turned down the other when the wire was to be encrypted: no command was read then.
+fn is_about_certificates(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.contains("invalid peer certificate") || text.contains("received fatal alert")
 }
 
 /// Every kind of error reply that the driver knows.
@@ -206,6 +215,10 @@ mod tests {
         {
             assert_eq!(mapped(&lost(kind), Access::Write).kind(), ErrorKind::Indeterminate);
             assert_eq!(mapped(&lost(kind), Access::Read).kind(), ErrorKind::Unavailable);
+        }
+        for told in ["invalid peer certificate: UnknownIssuer", "received fatal alert: CertificateRequired"] {
+            let told = std::io::Error::new(std::io::ErrorKind::InvalidData, told);
+            assert_eq!(mapped(&RedisError::from(told), Access::Write).kind(), ErrorKind::Refused);
         }
         let refused = lost(std::io::ErrorKind::ConnectionRefused);
         assert_eq!(mapped(&refused, Access::Write).kind(), ErrorKind::Unavailable, "nothing was sent");

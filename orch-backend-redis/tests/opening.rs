@@ -85,3 +85,13 @@ async fn a_replica_is_refused() {
     assert_eq!(kind, ErrorKind::Refused, "{text}");
     assert!(text.contains("name its master"), "{text}");
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_set_by_hand_is_checked_too() {
+    for name in ["", "a:queue", "a}b", "Orch"] {
+        let mut config = RedisConfig::new("127.0.0.1", 9);
+        config.namespace = name.to_owned();
+        let error = RedisBackend::open(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{name}: {error:?}");
+    }
+}
