@@ -134,13 +134,15 @@ pub(crate) fn free_port() -> u16 {
 
 fn wait_until_it_answers(child: &mut Child, port: u16) -> Result<(), String> {
     for _ in 0..PATIENCE {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return Ok(());
-        }
+        let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
+        // Somebody else may answer while the child, that found the port taken, is about to end.
+        thread::sleep(Duration::from_millis(if answers { 50 } else { 100 }));
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             return Err(format!("it ended at once ({status})"));
         }
-        thread::sleep(Duration::from_millis(100));
+        if answers {
+            return Ok(());
+        }
     }
     let _ = child.kill();
     let _ = child.wait();
@@ -210,4 +212,17 @@ fn spawn_on_a_thread_that_stays(command: Command) -> io::Result<Child> {
         return Err(io::Error::other("the thread that starts servers has ended"));
     }
     child.recv().map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_in_place_of_a_server_that_ends_is_not_taken_for_it() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut child = Command::new("sh").args(["-c", "sleep 0.01; exit 1"]).spawn().unwrap();
+        let answer = wait_until_it_answers(&mut child, other.local_addr().unwrap().port());
+        assert!(answer.is_err_and(|problem| problem.contains("ended")));
+    }
 }
