@@ -24,6 +24,9 @@ const REST_MAX: Duration = Duration::from_secs(60);
 
 /// The same where the process ends once nothing goes on by itself.
 const REST_MAX_UNTIL_IDLE: Duration = Duration::from_secs(5);
+/// How many times as long as a look took is rested after it, whatever has happened: where there are thousands of runs, the
+/// server is there for them and not for telling of them.
+const SHARE: u32 = 10;
 
 /// When the runs are looked at: after something was written, as far as that is known, and otherwise less and less often.
 #[derive(Debug)]
@@ -33,19 +36,24 @@ struct Watch {
     rest: Duration,
     most: Duration,
     next: Instant,
+    /// No look before that.
+    earliest: Instant,
     /// The last look got no answer.
     failing: bool,
 }
 
 impl Watch {
     fn new(most: Duration) -> Self {
-        Self { seen: None, rest: TICK, most, next: Instant::now(), failing: false }
+        Self { seen: None, rest: TICK, most, next: Instant::now(), earliest: Instant::now(), failing: false }
     }
 
     /// Whether it is time to look.
     fn is_due(&mut self, stamp: Option<u64>, appends: u64) -> bool {
         let (news, rested) = (self.seen != Some((stamp, appends)), Instant::now() >= self.next);
         // A store that tells has nothing to show until it says so.
+        if Instant::now() < self.earliest {
+            return false;
+        }
         let due = if self.failing { rested } else { news || (stamp.is_none() && rested) };
         if due {
             self.rest = if news { TICK } else { (self.rest * 2).min(self.most) };
@@ -54,6 +62,11 @@ impl Watch {
             self.failing = false;
         }
         due
+    }
+
+    /// A look took so long.
+    fn took(&mut self, span: Duration) {
+        self.earliest = Instant::now() + span * SHARE;
     }
 
     /// The store did not answer: it is asked again, with or without news.
@@ -78,7 +91,10 @@ pub(crate) async fn work(globals: &Globals, out: &Out, until_idle: bool, work: &
         let stats = session.orch.stats();
         let mut trouble = stats.trouble;
         if watch.is_due(session.orch.store().stamp(), stats.appends) {
-            match look(&session, out, &mut progress, &mut open, until_idle).await {
+            let begun = Instant::now();
+            let found = look(&session, out, &mut progress, &mut open, until_idle).await;
+            watch.took(begun.elapsed());
+            match found {
                 Ok(unfinished) => {
                     rows = unfinished.rows.iter().map(line).collect();
                     if unfinished.idle {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use orch::engine::{DagRef, Identity, Orchestrator, Roles, Settings, Submit};
 use orch::ledger::{Event, Head, RunStatus, Stream, read_chain};
@@ -144,25 +144,16 @@ impl Fleet {
 
     /// Waits until so many steps have succeeded.
     fn reach(&self, steps: usize) {
-        for _ in 0..PATIENCE.as_millis() / 100 {
-            if self.progress() >= steps {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("{} of {steps} steps are reached", self.progress());
+        assert!(wait_until(|| self.progress() >= steps), "{} of {steps} steps are reached", self.progress());
     }
 
     /// Waits until every run has completed, and holds all of it against the invariants.
     fn finish(self, ids: &[RunId], items: usize) {
         let mut rows = Vec::new();
-        for _ in 0..PATIENCE.as_millis() / 200 {
+        wait_until(|| {
             rows = self.rows().unwrap_or_default();
-            if rows.len() == ids.len() && rows.iter().all(|row| row.status.is_terminal()) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+            rows.len() == ids.len() && rows.iter().all(|row| row.status.is_terminal())
+        });
         let open: Vec<_> = rows.iter().filter(|row| row.status != RunStatus::Completed).collect();
         assert!(rows.len() == ids.len() && open.is_empty(), "{} runs, open: {open:?}", rows.len());
         for row in &rows {
@@ -176,6 +167,20 @@ impl Fleet {
         let verified = self.lab.orch(&self.args(&["ledger", "verify"], &store, &queue));
         assert_eq!(verified.code, 0, "{verified:?}");
     }
+}
+
+/// Looks again and again, ten times as long not as it takes, so that the server is there for the workers.
+#[expect(clippy::disallowed_methods, reason = "how long a look takes is measured by the clock")]
+fn wait_until(mut holds: impl FnMut() -> bool) -> bool {
+    let patience = Instant::now() + PATIENCE;
+    while Instant::now() < patience {
+        let begun = Instant::now();
+        if holds() {
+            return true;
+        }
+        std::thread::sleep((begun.elapsed() * 10).max(Duration::from_millis(100)));
+    }
+    false
 }
 
 fn who() -> Identity {
