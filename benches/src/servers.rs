@@ -195,7 +195,7 @@ async fn shared(urls: &[String], roles: Roles) -> Result<Orchestrator, Failed> {
 /// Waits until every run has completed.
 async fn ended(orchestrator: &Orchestrator) -> Result<(), Failed> {
     loop {
-        let mut open = 0;
+        let (begun, mut open) = (now(), 0);
         for status in RunStatus::ALL.iter().copied() {
             let query = RunsQuery { status: Some(status), limit: 1, ..RunsQuery::all(who().tenant) };
             let found = orchestrator.runs(&who(), query).await?.runs.len();
@@ -209,7 +209,8 @@ async fn ended(orchestrator: &Orchestrator) -> Result<(), Failed> {
         if open == 0 {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // The servers are there for the workers.
+        tokio::time::sleep((begun.elapsed() * 10).max(Duration::from_millis(20))).await;
     }
 }
 

@@ -81,6 +81,8 @@ pub(super) struct Committer {
     inbox: mpsc::Receiver<Request>,
     runs: HashMap<RunKey, Slot>,
     listed: VecDeque<RunKey>,
+    /// Pictures of runs that may be old, to be brought up to date.
+    stale: Vec<RunState>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     appends: usize,
     clock: u64,
@@ -90,8 +92,19 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn new(core: Arc<Core>, number: usize, inbox: mpsc::Receiver<Request>) -> Self {
-        let (runs, listed, under_way) = Default::default();
-        Self { core, number, inbox, runs, listed, under_way, appends: 0, clock: 0, scratch: Vec::new() }
+        let (runs, listed, stale, under_way) = Default::default();
+        Self {
+            core,
+            number,
+            inbox,
+            runs,
+            listed,
+            stale,
+            under_way,
+            appends: 0,
+            clock: 0,
+            scratch: Vec::new(),
+        }
     }
 
     /// Runs until the engine is closed and everything asked for has been answered.
@@ -184,6 +197,7 @@ impl Committer {
                 }
             }
             self.listed = later;
+            self.refresh_stale();
             if batch.is_empty() {
                 return;
             }
@@ -241,14 +255,23 @@ impl Committer {
         None
     }
 
-    /// Reads what has been appended since, to ask the rules again.
+    /// Sets a state aside until what has been appended since is read, to ask the rules again.
     fn refresh(&mut self, key: &RunKey, state: RunState, mut requests: Vec<Request>) {
         if let Some(slot) = self.runs.get_mut(key) {
             requests.append(&mut slot.pending);
             slot.pending = requests;
         }
-        let core = Arc::clone(&self.core);
-        self.under_way.push(Box::pin(async move { Done::Loaded(vec![load::refreshed(&core, state).await]) }));
+        self.stale.push(state);
+    }
+
+    /// Reads what has been appended to the runs set aside: in one call, as where several processes share many runs there are
+    /// many.
+    fn refresh_stale(&mut self) {
+        while !self.stale.is_empty() {
+            let rest = self.stale.split_off(self.stale.len().min(BATCH));
+            let (core, states) = (Arc::clone(&self.core), std::mem::replace(&mut self.stale, rest));
+            self.under_way.push(Box::pin(async move { Done::Loaded(load::refreshed(&core, states).await) }));
+        }
     }
 
     fn put_back(&mut self, key: &RunKey, residency: Residency) {

@@ -24,12 +24,13 @@ pub(super) async fn states(core: &Arc<Core>, keys: Vec<RunKey>) -> Vec<(RunKey, 
     fold(core, keys.into_iter().map(|key| Folding { key, state: None, result: None }).collect()).await
 }
 
-/// The same state with what has been appended since.
-pub(super) async fn refreshed(core: &Arc<Core>, state: RunState) -> (RunKey, Result<Option<RunState>>) {
-    let key = state.key.clone();
-    let run = Folding { key: key.clone(), state: Some(state), result: None };
-    let missing = || (key, Err(Error::internal("every run asked for is answered")));
-    fold(core, vec![run]).await.pop().unwrap_or_else(missing)
+/// The same states with what has been appended since.
+pub(super) async fn refreshed(
+    core: &Arc<Core>,
+    states: Vec<RunState>,
+) -> Vec<(RunKey, Result<Option<RunState>>)> {
+    let folding = |state: RunState| Folding { key: state.key.clone(), state: Some(state), result: None };
+    fold(core, states.into_iter().map(folding).collect()).await
 }
 
 async fn fold(core: &Arc<Core>, mut runs: Vec<Folding>) -> Vec<(RunKey, Result<Option<RunState>>)> {
