@@ -1,19 +1,23 @@
 //! Connecting: what the driver is told, what the server must be able to do, and how calls are made.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use mongodb::bson::{Document, doc};
 use mongodb::options::{
-    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, Tls, WriteConcern,
 };
 use mongodb::{Client, Collection};
 use orch::{Error, Result};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::de::DeserializeOwned;
 
 use crate::config::MongoConfig;
-use crate::error::{Doing, late, mapped, reading, writing};
+use crate::error::{Doing, late, mapped, of_opening, reading, writing};
 use crate::indexes;
 
 /// `maxWireVersion` of MongoDB 4.4, the oldest with `$unionWith`.
@@ -71,6 +75,38 @@ pub(crate) async fn options(config: &MongoConfig) -> Result<ClientOptions> {
     Ok(options)
 }
 
+/// Looks into the files that TLS is to use: the driver would take one without certificates for a list of nobody to trust.
+fn check_files(options: &ClientOptions) -> Result<()> {
+    let Some(Tls::Enabled(tls)) = &options.tls else { return Ok(()) };
+    if let Some(path) = &tls.ca_file_path {
+        check_certificates(path, &read(path)?)?;
+    }
+    if let Some(path) = &tls.cert_key_file_path {
+        let text = read(path)?;
+        check_certificates(path, &text)?;
+        if PrivateKeyDer::from_pem_slice(&text).is_err() {
+            return Err(Error::invalid("file holds no private key (PEM)").with("path", path.display()));
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|cause| {
+        Error::invalid("certificate or key cannot be read").with("path", path.display()).caused_by(cause)
+    })
+}
+
+fn check_certificates(path: &Path, text: &[u8]) -> Result<()> {
+    let wrong = || Error::invalid("file holds no certificate (PEM)").with("path", path.display());
+    let mut known = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        let certificate = certificate.map_err(|cause| wrong().caused_by(cause.to_string()))?;
+        known.add(certificate).map_err(|cause| wrong().caused_by(cause.to_string()))?;
+    }
+    if known.is_empty() { Err(wrong()) } else { Ok(()) }
+}
+
 /// Whether an answered write outlives loss of power, and of any minority of the servers.
 fn is_strong(concern: &WriteConcern) -> bool {
     concern.w == Some(Acknowledgment::Majority) && concern.journal == Some(true)
@@ -85,10 +121,13 @@ impl Connection {
     pub(crate) async fn open_with(config: MongoConfig, options: ClientOptions) -> Result<Self> {
         // Whoever embeds this may have chosen a provider already: any is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        check_files(&options)?;
+        let encrypted = matches!(options.tls, Some(Tls::Enabled(_)));
         let write_concern = options.write_concern.clone().unwrap_or_default();
         let client = Client::with_options(options).map_err(|error| mapped(&error, Doing::Reading))?;
         let database = client.database(&config.namespace);
-        let hello = database.run_command(doc! {"hello": 1}).await.map_err(reading)?;
+        let hello = database.run_command(doc! {"hello": 1}).await;
+        let hello = hello.map_err(|error| of_opening(&error, encrypted))?;
         let wire = hello.get_i32("maxWireVersion").unwrap_or(0);
         if wire < WIRE_4_4 {
             return Err(Error::unsupported("server is too old; MongoDB 4.4 or later is needed")

@@ -28,6 +28,39 @@ pub(crate) fn mapped(error: &DriverError, doing: Doing) -> Error {
     Error::new(kind, message).caused_by(error.to_string())
 }
 
+/// Maps the error of the first call. Only here a certificate tells more than that servers cannot be reached: later, one
+/// server's must not make the outage of others look final.
+pub(crate) fn of_opening(error: &DriverError, encrypted: bool) -> Error {
+    let text = error.to_string();
+    let says = |part: &str| text.contains(part);
+    let (kind, message) = match error.kind.as_ref() {
+        DriverKind::ServerSelection { .. } | DriverKind::Io(_)
+            if says("invalid peer certificate") || says("received fatal alert") =>
+        {
+            (
+                ErrorKind::Refused,
+                "certificate of the server, or the client's own, is not accepted; check `tlsCAFile` and \
+                 `tlsCertificateKeyFile`",
+            )
+        }
+        DriverKind::ServerSelection { .. } | DriverKind::Io(_)
+            if encrypted && !says("Connection refused") =>
+        {
+            (
+                ErrorKind::Unavailable,
+                "no server of the database answers over TLS; does it speak TLS, and does it want a client's certificate \
+             (`tlsCertificateKeyFile`)?",
+            )
+        }
+        DriverKind::ServerSelection { .. } | DriverKind::Io(_) if !says("Connection refused") => (
+            ErrorKind::Unavailable,
+            "no server of the database answers; is it running, is it the primary, and does it want TLS (`tls=true`)?",
+        ),
+        _ => return mapped(error, Doing::Reading),
+    };
+    Error::new(kind, message).caused_by(text)
+}
+
 /// One statement of a batch that the server refused.
 pub(crate) fn of_statement(code: i32, message: &str) -> Error {
     let (kind, what) = meaning_of_code(code, Doing::Writing);

@@ -76,8 +76,9 @@ impl MongoBackend {
     /// Connects, and makes the collections and indexes that are missing.
     ///
     /// # Errors
-    /// `Unavailable` when no server answers; `Refused` when it refuses the user or the user lacks a permission;
-    /// `Unsupported` when the server is older than 4.4, or a newer version of orch wrote the database.
+    /// `Unavailable` when no server answers; `Refused` when it refuses the user, the user lacks a permission, or a
+    /// certificate is not accepted; `Invalid` when a file of certificates or a key holds none; `Unsupported` when the
+    /// server is older than 4.4, or a newer version of orch wrote the database.
     pub async fn open(config: MongoConfig) -> Result<Self> {
         let named = |error: orch::Error| {
             error.with("servers", config.servers()).with("namespace", &config.namespace).during("mongo.open")

@@ -27,6 +27,8 @@ fn error(kind: ErrorKind, message: &'static str, cause: impl fmt::Display) -> Er
 const NO_JETSTREAM: &str =
     "jetstream is off; start the server with `--jetstream`, or enable it for the account";
 const NO_ANSWER: &str = "nats server did not answer in time";
+const NO_TLS: (ErrorKind, &str) =
+    (ErrorKind::Refused, "encrypted connection cannot be made; check the certificates and `ca`");
 const BROKEN: &str = "connection to the nats server broke";
 
 /// Stored text that this crate did not write.
@@ -39,6 +41,10 @@ pub(crate) fn closed() -> Error {
 }
 
 pub(crate) fn of_connect(cause: &ConnectError) -> Error {
+    let source = cause.source().map(|source| format!(": {source}")).unwrap_or_default();
+    // The driver takes most of what goes wrong with certificates for a broken connection.
+    let about_certificates =
+        source.contains("invalid peer certificate") || source.contains("received fatal alert");
     let (kind, message) = match cause.kind() {
         ConnectErrorKind::AuthorizationViolation => {
             (ErrorKind::Refused, "nats server refuses the client; check user, password, token or credentials")
@@ -46,9 +52,8 @@ pub(crate) fn of_connect(cause: &ConnectError) -> Error {
         ConnectErrorKind::Authentication => {
             (ErrorKind::Refused, "client cannot prove who it is; check the nkey or the credentials")
         }
-        ConnectErrorKind::Tls => {
-            (ErrorKind::Refused, "encrypted connection cannot be made; check the certificates and `ca`")
-        }
+        ConnectErrorKind::Tls => NO_TLS,
+        ConnectErrorKind::Io if about_certificates => NO_TLS,
         ConnectErrorKind::ServerParse => (ErrorKind::Invalid, "address of the nats server does not parse"),
         ConnectErrorKind::Dns => (ErrorKind::Unavailable, "host of the nats server is not known"),
         ConnectErrorKind::TimedOut => (ErrorKind::Unavailable, NO_ANSWER),
@@ -56,7 +61,6 @@ pub(crate) fn of_connect(cause: &ConnectError) -> Error {
             (ErrorKind::Unavailable, "nats server cannot be reached; is it running, and is this its port?")
         }
     };
-    let source = cause.source().map(|source| format!(": {source}")).unwrap_or_default();
     error(kind, message, format!("{}{source}", cause.kind()))
 }
 

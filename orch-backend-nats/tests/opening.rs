@@ -4,14 +4,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orch::lock::Lock as _;
 use orch::queue::{Item, Queue as _};
 use orch::{DagId, Digest, ErrorKind, QueueName, RunId, StepId, TenantId, Timestamp};
 use orch_backend_nats::{NatsAuth, NatsBackend, NatsConfig};
-use orch_servers::{Kind, Server, Shared, address, namespace, skipped};
+use orch_servers::{Kind, Server, Shared, address, certificate, namespace, skipped};
 
 async fn try_open(config: NatsConfig) -> Result<NatsBackend, (ErrorKind, String)> {
     NatsBackend::open(config).await.map_err(|error| (error.kind(), format!("{error:?}")))
@@ -31,10 +30,6 @@ fn start(settings: &str) -> Option<(Server, tempfile::TempDir)> {
         return None;
     };
     Some((server, directory))
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn item(number: usize) -> Item {
@@ -196,20 +191,28 @@ async fn replicas_without_a_cluster_and_foreign_streams_are_told() {
 async fn encrypted_connections_are_checked_both_ways() {
     let settings = format!(
         "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
-        fixture("server.pem"),
-        fixture("server.key"),
-        fixture("ca.pem"),
+        certificate("server.pem"),
+        certificate("server.pem"),
+        certificate("ca.pem"),
     );
     let Some((server, _directory)) = start(&settings) else { return };
     let mut config = NatsConfig::new("localhost", server.port());
     config.timeout = Duration::from_secs(2);
     config.tls = true;
-    let (kind, text) = try_open(config.clone()).await.unwrap_err();
-    assert_ne!(kind, ErrorKind::Internal, "nobody vouches for the server: {text}");
-    config.ca = Some(fixture("ca.pem"));
-    assert!(try_open(config.clone()).await.is_err(), "the server asks for a certificate");
-    config.certificate = Some(fixture("client.pem"));
-    config.key = Some(fixture("client.key"));
+    for ca in [None, Some("other-ca.pem"), Some("client.key")] {
+        config.ca = ca.map(certificate);
+        let (kind, text) = try_open(config.clone()).await.unwrap_err();
+        assert_eq!(kind, ErrorKind::Refused, "nobody vouches for the server: {text}");
+        assert!(text.contains("certificates") && text.contains("localhost"), "{text}");
+    }
+    config.ca = Some(certificate("ca.pem"));
+    for client in [None, Some("stranger.pem")] {
+        (config.certificate, config.key) = (client.map(certificate), client.map(certificate));
+        let (kind, text) = try_open(config.clone()).await.unwrap_err();
+        assert_eq!(kind, ErrorKind::Refused, "the server asks for a certificate: {text}");
+    }
+    config.certificate = Some(certificate("client.pem"));
+    config.key = Some(certificate("client.key"));
     works(&try_open(config.clone()).await.unwrap()).await;
     config.tls = false;
     works(&try_open(config).await.unwrap()).await;

@@ -1,6 +1,7 @@
 //! Connecting, and what is looked at when a connection is new.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,8 +14,12 @@ use redis::{
     ServerErrorKind, TlsCertificates,
 };
 
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use crate::config::RedisConfig;
-use crate::error::{Access, is_read_only, mapped};
+use crate::error::{Access, is_read_only, mapped, of_opening};
 use crate::facts::Facts;
 use crate::script::PROBE;
 
@@ -204,7 +209,7 @@ async fn reach(config: &RedisConfig, nodes: &[Client]) -> Result<(Client, Facts)
             Err(error) => last = Some(error),
         }
     }
-    let error = last.map(|error| mapped(&error, Access::Read));
+    let error = last.map(|error| of_opening(&error, config.tls));
     Err(error.unwrap_or_else(|| Error::invalid("no host is named")))
 }
 
@@ -240,20 +245,39 @@ fn line(
 }
 
 fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>> {
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read(path).map_err(|cause| {
-            Error::invalid("a certificate or key cannot be read")
-                .with("path", path.display())
-                .caused_by(cause)
-        })
-    };
-    let root_cert = config.ca.as_ref().map(read).transpose()?;
-    let client_tls = match (&config.certificate, &config.key) {
+    let root_cert = config.ca.as_deref().map(certificates_of).transpose()?;
+    let client_tls = match (config.certificate.as_deref(), config.key.as_deref()) {
         (Some(certificate), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+            Some(ClientTlsConfig { client_cert: certificates_of(certificate)?, client_key: key_of(key)? })
         }
         _ => None,
     };
     let some = config.tls && (root_cert.is_some() || client_tls.is_some());
     Ok(some.then_some(TlsCertificates { client_tls, root_cert }))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|cause| {
+        Error::invalid("a certificate or key cannot be read").with("path", path.display()).caused_by(cause)
+    })
+}
+
+/// A file of certificates. The driver would take one without any for a list of nobody to trust.
+fn certificates_of(path: &Path) -> Result<Vec<u8>> {
+    let text = read(path)?;
+    let wrong = || Error::invalid("a file holds no certificate (PEM)").with("path", path.display());
+    let mut known = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|cause| wrong().caused_by(cause.to_string()))?;
+        known.add(certificate).map_err(|cause| wrong().caused_by(cause.to_string()))?;
+    }
+    if known.is_empty() { Err(wrong()) } else { Ok(text) }
+}
+
+fn key_of(path: &Path) -> Result<Vec<u8>> {
+    let text = read(path)?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(Error::invalid("a file holds no private key (PEM)").with("path", path.display())),
+    }
 }

@@ -40,6 +40,21 @@ pub(crate) fn mapped(error: &RedisError, access: Access) -> Error {
     Error::new(kind, message).caused_by(Cause(error.to_string()))
 }
 
+/// Maps the error of the first connection: a side that expects an encrypted wire often just hangs up on one that is not,
+/// or on a client without a certificate.
+pub(crate) fn of_opening(error: &RedisError, encrypted: bool) -> Error {
+    if error.kind() != Kind::Io || error.is_connection_refusal() || is_about_certificates(error) {
+        return mapped(error, Access::Read);
+    }
+    let message = match encrypted {
+        true => {
+            "no answer from the server over TLS; does it speak TLS here, and does it want a client's certificate?"
+        }
+        false => "no answer from the server; does it want TLS (rediss://)?",
+    };
+    Error::unavailable(message).caused_by(Cause(error.to_string()))
+}
+
 /// An answer that the scripts of this crate do not give.
 pub(crate) fn unexpected(what: &'static str) -> Error {
     Error::corrupt("the server holds, or answered, what this version of orch does not write")

@@ -74,7 +74,7 @@ impl RedisBackend {
     /// # Errors
     /// `Unavailable` when it cannot be reached or is loading its data; `Refused` when it wants other credentials, forbids
     /// a command that is needed, or is a replica; `Unsupported` when it is older than 6.2; `Invalid` when the settings
-    /// are wrong.
+    /// are wrong, or a file of certificates or a key holds none.
     pub async fn open(config: RedisConfig) -> Result<Self> {
         let address = config.address();
         let server = connect::open(config).await;

@@ -8,6 +8,7 @@
 //! The programs are fetched by `cargo xtask servers` ([`fetch`]). Where one cannot be had, a test says that it was
 //! skipped and passes ([`skipped`]), unless `ORCH_REQUIRE` names the server: then it fails.
 
+mod certificates;
 mod fetch;
 mod mongo;
 mod process;
@@ -16,6 +17,7 @@ mod proxy;
 mod redis;
 mod shared;
 
+pub use certificates::certificate;
 pub use fetch::fetch;
 pub use mongo::{initiate, step_down};
 pub use process::Server;

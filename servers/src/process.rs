@@ -28,7 +28,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server with `options` beside those that say where it listens and keeps its data; nothing when there is
-    /// no such program.
+    /// no such program. `{port}` in an option becomes the port, for one that says otherwise how it listens there.
     ///
     /// # Panics
     /// When it does not start.
@@ -184,7 +184,7 @@ fn spawn(kind: Kind, port: u16, directory: &Path, options: &[String]) -> io::Res
     let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("server.log"))?;
     command
         .args(arguments)
-        .args(options)
+        .args(options.iter().map(|option| option.replace("{port}", &port)))
         .env("LD_LIBRARY_PATH", kind.folder().join("lib"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
