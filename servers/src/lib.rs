@@ -1,7 +1,7 @@
 //! Real servers for the tests of orch: started as child processes on free ports in directories of their own, stopped by
 //! process id.
 //!
-//! A test that only needs *a* server asks for a shared one ([`redis`], [`mongo`], …) and works in a [`namespace`] of its
+//! A test that only needs *a* server asks for a shared one ([`address`]) and works in a [`namespace`] of its
 //! own: `cargo xtask test` starts each server once and says where it is; without that, each test process starts its own.
 //! A test that harms its server starts one for itself ([`Server::start`]).
 //!
