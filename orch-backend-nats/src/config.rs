@@ -183,6 +183,10 @@ impl FromStr for NatsConfig {
             url.split_once("://").ok_or_else(|| invalid("not an address of a nats server"))?;
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let start = rest[..end].rfind('@').map_or(0, |at| at + 1);
+        // Such a sign in a password ends the address, and the rest of the password would be taken for something else.
+        if rest.contains('#') || (start == 0 && rest.contains('@')) {
+            return Err(invalid("a sign like / ? # @ is not percent-encoded"));
+        }
         let mut hosts = rest[start..end].split(',');
         let first = hosts.next().unwrap_or_default();
         let single = format!("{scheme}://{}{first}{}", &rest[..start], &rest[end..]);
@@ -255,6 +259,9 @@ mod tests {
             "nats://",
             "nats://:secret@",
             "nats://:secret@h/x",
+            "nats://me:pa?secret@h",
+            "nats://me:pa#secret@h",
+            "nats://me:pa/secret@h",
             "nats://:secret@h:port",
             "nats://:secret@h?wal=1",
             "nats://:secret@h?namespace=a.b",
