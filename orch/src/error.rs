@@ -172,7 +172,7 @@ impl Error {
     /// The message and its variables in one sentence, for a text that is read rather than searched, such as
     /// ``dag id may hold only a-z 0-9 . _ -, not `A`; found `A1` ``. A found value is cut after 60 characters.
     #[must_use]
-    pub(crate) fn sentence(&self) -> String {
+    pub fn sentence(&self) -> String {
         let mut text = self.0.message.to_string();
         for (key, value) in &self.0.context {
             text.push_str(&match *key {

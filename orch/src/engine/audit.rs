@@ -37,7 +37,11 @@ pub(super) async fn record(
     target: String,
     detail: &Value,
 ) -> Result<()> {
-    let (action, detail, reason) = (action.to_owned(), Payload::new(detail)?, who.reason.clone());
+    let mut detail = detail.clone();
+    if let (Some(ticket), Some(detail)) = (&who.ticket, detail.as_object_mut()) {
+        detail.insert("ticket".to_owned(), ticket.as_str().into());
+    }
+    let (action, detail, reason) = (action.to_owned(), Payload::new(&detail)?, who.reason.clone());
     let event = AuditAction { action, detail, reason, target }.into();
     let turn = core.audit.of(&who.tenant);
     let _turn = turn.lock().await;

@@ -21,6 +21,7 @@ use crate::planner::{Operation, RunState};
 use crate::queue::Depth;
 use crate::spec::Dag;
 use crate::store::{RunRow, RunsPage, RunsQuery, Store};
+use crate::time::Timestamp;
 
 /// Who asks, for which tenant, and why. Every call of the handle needs one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +32,14 @@ pub struct Identity {
     pub actor: String,
     /// Why, for the record.
     pub reason: Option<String>,
+    /// The ticket that tells more, for the record.
+    pub ticket: Option<String>,
 }
 
 impl Identity {
     /// `actor` on behalf of `tenant`.
     pub fn new(tenant: TenantId, actor: impl Into<String>) -> Self {
-        Self { tenant, actor: actor.into(), reason: None }
+        Self { tenant, actor: actor.into(), reason: None, ticket: None }
     }
 
     /// The same with a reason.
@@ -46,14 +49,22 @@ impl Identity {
         self
     }
 
+    /// The same with a ticket, which audit entries carry as `ticket` in their detail.
+    #[must_use]
+    pub fn with_ticket(mut self, ticket: impl Into<String>) -> Self {
+        self.ticket = Some(ticket.into());
+        self
+    }
+
     fn key(&self, run: RunId) -> RunKey {
         RunKey { tenant: self.tenant.clone(), run }
     }
 
     fn check(&self) -> Result<()> {
         let too_long = |text: &str| text.len() > TEXT_BYTES_MAX;
-        if self.actor.is_empty() || too_long(&self.actor) || self.reason.as_deref().is_some_and(too_long) {
-            return Err(Error::invalid("actor must hold 1 to 1024 bytes and a reason at most 1024"));
+        let texts = [&self.reason, &self.ticket];
+        if self.actor.is_empty() || too_long(&self.actor) || texts.into_iter().flatten().any(|text| too_long(text)) {
+            return Err(Error::invalid("actor must hold 1 to 1024 bytes, and reason and ticket at most 1024"));
         }
         Ok(())
     }
@@ -333,6 +344,12 @@ impl Orchestrator {
         &self.core.artifacts
     }
 
+    /// The time by its clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.core.now()
+    }
+
     /// The settings it was built with.
     #[must_use]
     pub fn settings(&self) -> &super::Settings {
@@ -367,7 +384,7 @@ impl Orchestrator {
         self.core.tasks.wait().await;
     }
 
-    async fn until_idle(&self, deadline: crate::time::Timestamp) {
+    async fn until_idle(&self, deadline: Timestamp) {
         let all = u32::try_from(self.core.settings.slots).unwrap_or(u32::MAX);
         tokio::select! {
             biased;

@@ -15,7 +15,7 @@ use crate::ledger::{ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::payload::Payload;
 use crate::planner::{Plan, RunState, SharedPlan};
-use crate::spec::{Dag, InputSchema};
+use crate::spec::{Dag, InputProblems, InputSchema};
 use crate::store::RunRow;
 
 /// The longest run token, rationale, actor and reason, in bytes.
@@ -257,14 +257,8 @@ pub(super) fn check_inputs(plan: &Plan, inputs: &Value, limits: &Limits) -> Resu
 
 fn fill_in(schema: &Value, inputs: &Value) -> Result<Value> {
     InputSchema::compile(schema)?.validate(inputs).map_err(|problems| {
-        let list: Vec<String> = problems
-            .iter()
-            .map(|problem| match problem.pointer.as_str() {
-                "" => problem.message.clone(),
-                pointer => format!("{pointer}: {}", problem.message),
-            })
-            .collect();
-        Error::invalid("inputs do not satisfy the dag's schema").with("problems", list.join("; "))
+        let problems = InputProblems(problems);
+        Error::invalid("inputs do not satisfy the dag's schema").with("problems", &problems).caused_by(problems)
     })
 }
 

@@ -1,5 +1,7 @@
 //! The inputs of a run: the JSON Schema they must satisfy, and its defaults.
 
+use std::fmt;
+
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::Value;
 
@@ -30,6 +32,25 @@ pub struct InputProblem {
     /// What is wrong.
     pub message: String,
 }
+
+/// Everything that is wrong with the inputs of a run, ordered by place: the source of the error that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputProblems(pub Vec<InputProblem>);
+
+impl fmt::Display for InputProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, InputProblem { pointer, message }) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { "; " } else { "" })?;
+            match pointer.as_str() {
+                "" => f.write_str(message)?,
+                pointer => write!(f, "{pointer}: {message}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for InputProblems {}
 
 /// Why a schema cannot be used, and where.
 #[derive(Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ mod template;
 mod visits;
 
 pub use diagnostic::{Diagnostic, Diagnostics, PROBLEMS_MAX};
-pub use inputs::{InputProblem, InputSchema};
+pub use inputs::{InputProblem, InputProblems, InputSchema};
 pub use model::{
     ApiVersion, Concurrency, Dag, Edge, ForEach, Items, Kind, Network, OnExhausted, OnLost, ResourceLimits,
     Retry, Step, Uses,

@@ -1,0 +1,172 @@
+//! Before any handler: who asks, for which tenant, with which scope, and why.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::HeaderMap;
+use http::request::Parts;
+use orch::{Identity, TenantId};
+
+use super::code::Code;
+use super::error::{ApiError, ApiResult, Detail};
+use super::route::{Guard, RouteFacts};
+use super::trace::Trace;
+use crate::App;
+use crate::auth::{Elevation, Principal, REASON_HEADER, Scope, TICKET_HEADER};
+
+/// Whoever makes a request that was let in.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The tenant, the subject, and why.
+    pub(crate) who: Identity,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) trace: Trace,
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> ApiResult<Self> {
+        let found = parts.extensions.get::<Self>().cloned();
+        found.ok_or_else(|| orch::Error::internal("a route without a tenant has no caller").into())
+    }
+}
+
+/// What the outermost layer is to know of a request once it was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) operation: &'static str,
+    pub(crate) tenant: Option<TenantId>,
+}
+
+/// Lets a request in, or not.
+pub(crate) async fn check(
+    State((app, facts)): State<(App, &'static RouteFacts)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    request.extensions_mut().insert(facts);
+    let (parts, body) = request.into_parts();
+    let (mut parts, caller) = match admit(&app, facts, parts).await {
+        Ok(admitted) => admitted,
+        Err(error) => return seen(facts, None, error.into_response()),
+    };
+    let tenant = caller.as_ref().map(|caller| caller.who.tenant.clone());
+    if let Some(caller) = caller {
+        parts.extensions.insert(caller);
+    }
+    let answered = next.run(Request::from_parts(parts, body));
+    let response = if facts.endless {
+        answered.await
+    } else {
+        match tokio::time::timeout(app.settings.limits.request_time, answered).await {
+            Ok(response) => response,
+            Err(_) => ApiError::new(Code::RequestTimeout, "the request took too long").into_response(),
+        }
+    };
+    seen(facts, tenant, response)
+}
+
+fn seen(facts: &'static RouteFacts, tenant: Option<TenantId>, mut response: Response) -> Response {
+    response.extensions_mut().insert(Seen { operation: facts.operation, tenant });
+    response
+}
+
+/// The caller of a request, if its route wants one.
+async fn admit(app: &App, facts: &RouteFacts, parts: Parts) -> ApiResult<(Parts, Option<Caller>)> {
+    let scope = match facts.guard {
+        Guard::Open => return Ok((parts, None)),
+        Guard::Scope(scope) | Guard::Installation(scope) => scope,
+    };
+    let principal = app.auth.authenticate(&parts, app.orch.now()).await?;
+    if facts.guard == Guard::Installation(scope) {
+        let whole = principal.tenants.is_every();
+        if !whole || !principal.scopes.allow(scope) {
+            return Err(lacking(scope, whole));
+        }
+        return Ok((parts, None));
+    }
+    let tenant = tenant(app, &parts.headers, &principal)?;
+    if !principal.scopes.allow(scope) {
+        return Err(lacking(scope, true));
+    }
+    let (reason, ticket) = reason(scope, &parts.headers, &principal)?;
+    let mut who = Identity::new(tenant, principal.subject.clone());
+    who.reason = reason;
+    who.ticket = ticket;
+    let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
+    Ok((parts, Some(Caller { who, principal: Arc::new(principal), trace })))
+}
+
+fn lacking(scope: Scope, whole: bool) -> ApiError {
+    let message = match whole {
+        true => format!("this needs the scope `{scope}`"),
+        false => "this needs a token that speaks for every tenant".to_owned(),
+    };
+    ApiError::new(Code::ScopeRequired, message)
+}
+
+/// The tenant that the request names, if the token speaks for it.
+fn tenant(app: &App, headers: &HeaderMap, principal: &Principal) -> ApiResult<TenantId> {
+    let names = &app.settings.tenant_headers;
+    let mut given = names.iter().filter_map(|name| Some((name, headers.get(name)?)));
+    let Some((name, value)) = given.next() else {
+        let message = format!("the header {} must name a tenant", names[0]);
+        return Err(ApiError::new(Code::TenantRequired, message));
+    };
+    if given.any(|(_, other)| other != value) || headers.get_all(name).iter().count() > 1 {
+        return Err(ApiError::invalid_at(format!("{name}:"), "the request names two tenants"));
+    }
+    let tenant = value.to_str().ok().and_then(|text| TenantId::new(text).ok());
+    tenant
+        .filter(|tenant| principal.tenants.holds(tenant))
+        .ok_or_else(|| ApiError::new(Code::TenantForbidden, "the token does not speak for this tenant"))
+}
+
+/// Why the request is made: what the token says, or else what the headers say.
+fn reason(
+    scope: Scope,
+    headers: &HeaderMap,
+    principal: &Principal,
+) -> ApiResult<(Option<String>, Option<String>)> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().map(|text| text.trim().to_owned()));
+    let mut problems = Vec::new();
+    let given = |name: &'static str, most: usize| match text(name) {
+        None => Ok(None),
+        Some(Ok(text)) if text.is_empty() => Ok(None),
+        Some(Ok(text)) if text.len() <= most => Ok(Some(text)),
+        Some(_) => {
+            Err(Detail::new(format!("{name}:"), format!("must hold 1 to {most} visible ASCII characters")))
+        }
+    };
+    let reason = given(REASON_HEADER, Elevation::REASON_MAX).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let ticket = given(TICKET_HEADER, Elevation::TICKET_MAX).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let elevation = scope.elevation();
+    let claimed =
+        elevation.and_then(|elevation| principal.elevated.get(elevation.name)).cloned().unwrap_or_default();
+    let (reason, ticket) = (claimed.reason.or(reason), claimed.ticket.or(ticket));
+    if let Some(elevation) = elevation {
+        let missing = |header: &str, claim: String| {
+            Detail::new(format!("{header}:"), format!("`{scope}` needs the claim {claim} or this header"))
+        };
+        if reason.is_none() && problems.is_empty() {
+            problems.push(missing(REASON_HEADER, elevation.reason_claim()));
+        }
+        if ticket.is_none() && elevation.needs_ticket {
+            problems.push(missing(TICKET_HEADER, elevation.ticket_claim()));
+        }
+    }
+    if problems.is_empty() {
+        return Ok((reason, ticket));
+    }
+    let message = format!("`{scope}` is used for a stated reason only");
+    Err(ApiError { details: problems, ..ApiError::new(Code::ReasonRequired, message) })
+}

@@ -1,0 +1,20 @@
+//! What all resources have in common: routes and their guards, errors, bodies, pages.
+
+pub(crate) mod body;
+pub mod code;
+pub mod error;
+pub(crate) mod guard;
+pub(crate) mod page;
+pub(crate) mod path;
+pub(crate) mod query;
+pub(crate) mod route;
+pub(crate) mod schema;
+pub(crate) mod trace;
+pub(crate) mod wrap;
+
+pub(crate) use body::{Answer, Body};
+pub(crate) use error::{ApiError, ApiResult};
+pub(crate) use guard::Caller;
+pub(crate) use path::At;
+pub(crate) use query::Query;
+pub(crate) use route::{Guard, Route};

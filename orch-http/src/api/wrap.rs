@@ -1,0 +1,67 @@
+//! Around everything: a trace for every request, one form for every error, and headers that keep browsers careful.
+
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::error::ApiError;
+use super::guard::Seen;
+use super::trace::Trace;
+use crate::App;
+
+/// Tells the client under which trace its request is found.
+const TRACE_HEADER: &str = "x-stella-trace-id";
+
+pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let trace = Trace::of(request.headers());
+    let problem_json = wants_problem_json(request.headers());
+    let (method, began) = (request.method().clone(), app.orch.now());
+    request.extensions_mut().insert(trace.clone());
+    let response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(trace_id = trace.id, "a handler panicked");
+            ApiError::from(orch::Error::internal("a handler panicked")).into_response()
+        }
+    };
+    let mut response = render(response, &trace, problem_json);
+    let seen = response.extensions().get::<Seen>();
+    tracing::info!(
+        trace_id = trace.id,
+        tenant = seen.and_then(|seen| seen.tenant.as_ref()).map(ToString::to_string),
+        operation = seen.map(|seen| seen.operation),
+        method = method.as_str(),
+        status = response.status().as_u16(),
+        micros = u64::try_from(app.orch.now().since(began).as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+    let headers = response.headers_mut();
+    headers.extend([(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))]);
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&trace.id) {
+        headers.insert(TRACE_HEADER, id);
+    }
+    response
+}
+
+/// Gives an error its body.
+fn render(mut response: Response, trace: &Trace, problem_json: bool) -> Response {
+    let Some(error) = response.extensions_mut().remove::<ApiError>() else { return response };
+    let seen = response.extensions_mut().remove::<Seen>();
+    let mut rendered = error.render(&trace.id, problem_json);
+    if let Some(seen) = seen {
+        rendered.extensions_mut().insert(seen);
+    }
+    rendered
+}
+
+fn wants_problem_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted
+        .flat_map(|value| value.split(','))
+        .any(|media| media.trim().starts_with("application/problem+json"))
+}

@@ -1,0 +1,67 @@
+//! Who makes a request: tokens and what they allow.
+
+mod principal;
+mod scope;
+mod token;
+
+use http::header;
+use http::request::Parts;
+use orch::{Secret, Timestamp};
+
+pub use principal::{Elevated, Principal, Tenants};
+pub use scope::{Elevation, Scope, Scopes};
+pub use token::{ApiToken, LocalToken};
+
+use crate::api::code::Code;
+use crate::api::error::{ApiError, ApiResult};
+
+/// Why an elevated action is done.
+pub const REASON_HEADER: &str = "x-stella-operator-reason";
+/// Which ticket asks for it.
+pub const TICKET_HEADER: &str = "x-stella-operator-ticket";
+/// The longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 16 << 10;
+
+/// Every way in which a caller may prove who it is. With none of them, nobody gets in.
+#[derive(Debug, Default)]
+pub struct Authentication {
+    /// The token of whoever works at this machine.
+    pub local: Option<LocalToken>,
+    /// Tokens handed out by hand.
+    pub tokens: Vec<ApiToken>,
+}
+
+impl Authentication {
+    /// Whether nobody could get in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.local.is_none() && self.tokens.is_empty()
+    }
+
+    /// Who makes this request.
+    pub(crate) async fn authenticate(&self, parts: &Parts, now: Timestamp) -> ApiResult<Principal> {
+        let token = bearer(parts)?;
+        let local = self.local.as_ref().filter(|local| local.is(&token)).map(|_| Principal::local());
+        let known = || self.tokens.iter().find(|known| known.is(&token));
+        local
+            .or_else(|| known().filter(|known| known.is_valid(now)).map(ApiToken::principal))
+            .ok_or_else(denied)
+    }
+}
+
+/// The token of a request.
+fn bearer(parts: &Parts) -> ApiResult<Secret> {
+    let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let (scheme, token) = given.and_then(|value| value.split_once(' ')).ok_or_else(denied)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.len() > TOKEN_BYTES_MAX {
+        return Err(denied());
+    }
+    Secret::new(token.trim()).map_err(|_| denied())
+}
+
+/// One answer for every token that is not good, so that nothing can be learnt from it.
+fn denied() -> ApiError {
+    let how = http::HeaderValue::from_static("Bearer realm=\"orch\"");
+    ApiError::new(Code::Unauthenticated, "this needs a valid token: `Authorization: Bearer …`")
+        .with_header(header::WWW_AUTHENTICATE, how)
+}

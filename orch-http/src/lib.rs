@@ -1,0 +1,53 @@
+//! The HTTP service of orch: a router that mounts into a host or stands alone.
+
+mod api;
+pub mod auth;
+mod resources;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use orch::Orchestrator;
+
+pub use api::code::Code;
+pub use settings::{HttpLimits, Settings};
+
+/// Where the resources are, below the prefix of the host.
+pub const BASE: &str = "/api/v1/orchestrator";
+
+/// What every handler may use. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) orch: Orchestrator,
+    pub(crate) auth: auth::Authentication,
+    pub(crate) settings: Settings,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The whole service as a router: nest it under any prefix, beside a host's own routes.
+///
+/// The orchestrator stays the host's: shut it down after the server has ended.
+///
+/// # Panics
+/// When no header is to name the tenant.
+#[must_use]
+pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
+    assert!(!settings.tenant_headers.is_empty(), "some header must name the tenant");
+    let auth = std::mem::take(&mut settings.authentication);
+    let app = App(Arc::new(Shared { orch: orchestrator, auth, settings }));
+    let router = api::route::mount(&app, BASE, resources::routes());
+    router.layer(axum::middleware::from_fn_with_state(app, api::wrap::every))
+}
