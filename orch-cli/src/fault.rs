@@ -144,7 +144,8 @@ fn words(error: &orch::Error, hint: Option<&str>) -> String {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let said = error.to_string();
-        if !text.contains(&said) {
+        // What is wrong with inputs has been told line by line.
+        if !text.contains(&said) && !error.is::<orch::spec::InputProblems>() {
             text.push_str(&format!("\n  cause: {said}"));
         }
         cause = error.source();

@@ -1,7 +1,6 @@
 //! `orch gate` and `orch signal`: what people tell a run.
 
-use orch::ledger::StepStatus;
-use orch::planner::StepRef;
+use orch::planner::waiting_gates;
 use orch::store::RunsQuery;
 use orch::{Clock as _, Payload, RunId, StepKey, SystemClock, Timestamp};
 use serde::Serialize;
@@ -99,18 +98,14 @@ async fn list(globals: &Globals, out: &Out) -> Result<()> {
 
 async fn waiting(session: &Session, run: RunId) -> Result<Vec<Gate>> {
     let state = session.orch.inspect(&session.who, run).await?;
-    let gates = (0..).map(StepRef::top).zip(state.steps()).filter_map(|(at, step)| {
-        let wait =
-            step.wait.as_ref().filter(|wait| step.status == StepStatus::Waiting && wait.verdict.is_none())?;
-        Some(Gate {
-            run,
-            dag_id: state.created.dag_id.to_string(),
-            step: state.key_of(at),
-            gate: state.spec(at).uses.to_string(),
-            asked: wait.asked.clone()?,
-            since: step.scheduled_at.or(step.started_at),
-            expires_at: wait.expires_at,
-        })
+    let gates = waiting_gates(&state).map(|gate| Gate {
+        run,
+        dag_id: state.created.dag_id.to_string(),
+        step: gate.step,
+        gate: gate.uses.to_string(),
+        asked: gate.asked,
+        since: gate.since,
+        expires_at: gate.expires_at,
     });
     Ok(gates.collect())
 }

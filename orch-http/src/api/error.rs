@@ -12,19 +12,19 @@ use serde_json::json;
 use super::code::Code;
 
 /// The most problems one answer lists.
-pub const DETAILS_MAX: usize = 100;
+pub(crate) const DETAILS_MAX: usize = 100;
 
 /// One problem of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Detail {
+pub(crate) struct Detail {
     /// Where: a JSON pointer (RFC 6901) into the body, `?name` for a parameter of the query, `{name}` for one of the path, or the
     /// name of a header followed by a colon.
-    pub pointer: String,
+    pub(crate) pointer: String,
     /// What is wrong there.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl Detail {
@@ -35,23 +35,23 @@ impl Detail {
 
 /// The body of every answer that is an error.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ErrorBody {
+pub(crate) struct ErrorBody {
     /// What went wrong.
-    pub error: ErrorFields,
+    pub(crate) error: ErrorFields,
 }
 
 /// What went wrong.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ErrorFields {
+pub(crate) struct ErrorFields {
     /// A stable word for machines.
-    pub code: &'static str,
+    pub(crate) code: &'static str,
     /// For people. May change.
-    pub message: String,
+    pub(crate) message: String,
     /// Finds the request in logs and traces: 32 hex digits.
-    pub trace_id: String,
+    pub(crate) trace_id: String,
     /// Every problem with its place; absent where there is none to name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub details: Vec<Detail>,
+    pub(crate) details: Vec<Detail>,
 }
 
 /// Why a request is refused. It becomes a body where the trace id is known: in the outermost layer.

@@ -1,8 +1,8 @@
 //! What all resources have in common: routes and their guards, errors, bodies, pages.
 
 pub(crate) mod body;
-pub mod code;
-pub mod error;
+pub(crate) mod code;
+pub(crate) mod error;
 pub(crate) mod guard;
 pub(crate) mod page;
 pub(crate) mod path;

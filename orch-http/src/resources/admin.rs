@@ -3,11 +3,12 @@
 use axum::extract::State;
 use http::StatusCode;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::App;
 use crate::api::code::Code;
-use crate::api::{Answer, ApiError, ApiResult, Guard, Route};
+use crate::api::{Answer, ApiError, ApiResult, Body, Caller, Guard, Route};
+use crate::auth::Scope;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -18,6 +19,10 @@ pub(super) fn routes() -> Vec<Route> {
             .says("Whether the service can do its work: 503 while a backend is away or it is shutting down.")
             .gives::<Health>(StatusCode::OK)
             .may(&[Code::Unavailable]),
+        Route::post("/admin/warm", "warm", Guard::Scope(Scope::Admin), warm)
+            .says("Read the newest enabled version of every published DAG of the tenant, so that the first runs after a start need not.")
+            .takes::<Warm>()
+            .gives::<Warmed>(StatusCode::OK),
     ]
 }
 
@@ -37,5 +42,38 @@ async fn ready(State(app): State<App>) -> ApiResult<Answer<Health>> {
     match app.orch.stats().trouble {
         None => Ok(Answer::ok(Health { status: "ok" })),
         Some(_) => Err(ApiError::new(Code::Unavailable, "a backend is away")),
+    }
+}
+
+/// What to warm.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Warm {}
+
+/// What was warmed.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Warmed {
+    /// How many DAGs were read.
+    dags: u64,
+}
+
+async fn warm(
+    State(app): State<App>,
+    caller: Caller,
+    Body(Warm {}): Body<Warm>,
+) -> ApiResult<Answer<Warmed>> {
+    let (mut after, mut dags) = (None, 0);
+    loop {
+        let (page, more) = app.orch.dags(&caller.who, after, 500).await?;
+        for dag in &page {
+            if let Some(newest) = dag.versions.iter().rev().find(|version| !version.disabled) {
+                app.orch.dag_version(&caller.who, &dag.dag, Some(newest.version)).await?;
+                dags += 1;
+            }
+        }
+        after = page.last().map(|dag| dag.dag.to_string());
+        if !more {
+            return Ok(Answer::ok(Warmed { dags }));
+        }
     }
 }

@@ -1,13 +1,31 @@
 //! The resources: a file each, with its routes, its guards and what it says.
 
 mod admin;
+mod events;
+mod gates;
+mod graph;
+mod jobs;
+mod logs;
 mod queues;
 mod runs;
+mod signals;
 mod steps;
 
 use crate::api::Route;
 
 /// All routes.
 pub(crate) fn routes() -> Vec<Route> {
-    [admin::routes(), queues::routes(), runs::routes(), steps::routes()].into_iter().flatten().collect()
+    let resources = [
+        admin::routes(),
+        events::routes(),
+        gates::routes(),
+        graph::routes(),
+        jobs::routes(),
+        logs::routes(),
+        queues::routes(),
+        runs::routes(),
+        signals::routes(),
+        steps::routes(),
+    ];
+    resources.into_iter().flatten().collect()
 }

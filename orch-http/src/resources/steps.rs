@@ -2,10 +2,12 @@
 
 use axum::extract::State;
 use http::StatusCode;
+use orch::ledger::{ArtifactRef, Entry, Event};
 use orch::planner::{RunState, StepRef};
-use orch::{RunId, StepKey, StepStatus, Timestamp};
+use orch::{RunId, StepId, StepKey, StepStatus, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::runs::millis;
 use crate::App;
@@ -19,9 +21,13 @@ const READ: Guard = Guard::Scope(Scope::Read);
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/runs/{runId}/steps", "listSteps", READ, list)
-            .says("List the declared steps of a run, in the order in which they execute.")
+            .says("List the steps of a run in the order in which they execute, or the children of a `forEach` step in the order of its items.")
             .query::<ListSteps>()
             .gives::<Page<StepView>>(StatusCode::OK)
+            .may(&[Code::NotFound]),
+        Route::get("/runs/{runId}/steps/{stepId}", "getStep", READ, get)
+            .says("Look at a step: its input, its output, and each of its attempts.")
+            .gives::<StepDetail>(StatusCode::OK)
             .may(&[Code::NotFound]),
     ]
 }
@@ -30,6 +36,9 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListSteps {
+    /// The children of this step instead of the declared steps.
+    #[schemars(with = "Option<schema::Slug>")]
+    parent: Option<StepId>,
     /// Only steps with this status.
     #[schemars(with = "Option<schema::StepStatus>")]
     status: Option<StepStatus>,
@@ -125,20 +134,163 @@ async fn list(
     At(run): At<RunId>,
     Query(asked): Query<ListSteps>,
 ) -> ApiResult<Answer<Page<StepView>>> {
-    let name = format!("steps/{run}?{:?}", asked.status);
+    let name = format!("steps/{run}?{:?}&{:?}", asked.parent, asked.status);
     let page = page::asked(&name, asked.page_size, asked.page_token.as_deref())?;
-    let begin: usize = match page.after {
-        None => 0,
-        Some(after) => {
-            after.parse().map_err(|_| ApiError::invalid_at("?page_token", "the token is damaged"))?
+    let damaged = |_| ApiError::invalid_at("?page_token", "the token is damaged");
+    let begin: usize = page.after.map_or(Ok(0), |after| after.parse()).map_err(damaged)?;
+    let state = app.orch.inspect(&caller.who, run).await?;
+    let parent = match &asked.parent {
+        None => None,
+        Some(step) => Some(state.find(&step.clone().into()).ok_or_else(|| ApiError::not_found("step"))?),
+    };
+    let places: Box<dyn Iterator<Item = StepRef> + Send> = match parent {
+        None => Box::new((0..).map(StepRef::top).take(state.steps().len())),
+        Some(at) => {
+            let children =
+                state.get(at).and_then(|step| step.map.as_ref()).map_or(0, |map| map.children.len());
+            Box::new((0..).take(children).map(move |child| StepRef { child: Some(child), ..at }))
         }
     };
-    let state = app.orch.inspect(&caller.who, run).await?;
-    let fits = |status| asked.status.is_none_or(|asked| asked == status);
-    let mut found = (begin..).zip(state.steps().iter().skip(begin)).filter(|(_, step)| fits(step.status));
-    let places: Vec<usize> = found.by_ref().take(page.size).map(|(place, _)| place).collect();
+    let fits = |at: &StepRef| {
+        state.get(*at).is_some_and(|step| asked.status.is_none_or(|asked| asked == step.status))
+    };
+    let mut found = places.enumerate().skip(begin).filter(|(_, at)| fits(at));
+    let items = found.by_ref().take(page.size).filter_map(|(_, at)| StepView::of(&state, at)).collect();
     let next = found.next().map(|(place, _)| page::token(&name, place.to_string()));
-    let keys = places.iter().filter_map(|place| state.find(&state.plan.steps()[*place].id.clone().into()));
-    let items = keys.filter_map(|at| StepView::of(&state, at)).collect();
     Ok(Answer::ok(Page { items, next_page_token: next }))
+}
+
+/// A step with all that became of it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct StepDetail {
+    #[serde(flatten)]
+    step: StepView,
+    /// What it was given, where expressions made it and it is small enough to be recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Json")]
+    input: Option<Value>,
+    /// What it made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Json")]
+    output: Option<Value>,
+    /// The earliest start of the next attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Time>")]
+    not_before_utc: Option<Timestamp>,
+    /// Its attempts, oldest first.
+    attempts: Vec<AttemptView>,
+}
+
+/// An attempt.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct AttemptView {
+    /// Its number, from 1.
+    attempt: u32,
+    /// `running`, `succeeded`, `failed`, `lost`, `cancelled` or `parked`.
+    status: &'static str,
+    /// Who ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<String>,
+    /// When it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Time>")]
+    started_utc: Option<Timestamp>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Time>")]
+    ended_utc: Option<Timestamp>,
+    /// From start to end, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    /// Why it failed: a stable word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<String>,
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_message: Option<String>,
+    /// Whether another attempt could have ended better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retryable: Option<bool>,
+    /// The artifact that holds its log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Hash>")]
+    logs_ref: Option<orch::Digest>,
+}
+
+async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    At(run): At<RunId>,
+    At(key): At<StepKey>,
+) -> ApiResult<Answer<StepDetail>> {
+    let state = app.orch.inspect(&caller.who, run).await?;
+    let at = state.find(&key).ok_or_else(|| ApiError::not_found("step"))?;
+    let step = state.get(at).ok_or_else(|| ApiError::not_found("step"))?;
+    let mut attempts = Attempts::default();
+    let mut events = app.orch.events(&caller.who, run, 0, false);
+    while let Some((entry, _)) = events.next().await? {
+        attempts.see(&key, entry);
+    }
+    Ok(Answer::ok(StepDetail {
+        step: StepView::of(&state, at).ok_or_else(|| ApiError::not_found("step"))?,
+        input: step.input.as_ref().map(orch::Payload::to_value),
+        output: step.output.as_ref().map(|output| output.get().clone()),
+        not_before_utc: step.not_before,
+        attempts: attempts.0,
+    }))
+}
+
+/// The attempts of one step, as its run's entries tell of them.
+#[derive(Default)]
+struct Attempts(Vec<AttemptView>);
+
+impl Attempts {
+    fn see(&mut self, step: &StepKey, entry: Entry) {
+        let at = entry.at;
+        match entry.event {
+            Event::StepStarted(e) if e.step == *step => self.0.push(AttemptView {
+                attempt: e.attempt,
+                status: "running",
+                worker: e.worker.map(|worker| worker.to_string()),
+                started_utc: Some(at),
+                ..AttemptView::default()
+            }),
+            Event::StepSucceeded(e) if e.step == *step => _ = self.end(e.attempt, "succeeded", at, e.logs),
+            Event::StepFailed(e) if e.step == *step => {
+                let attempt = self.end(e.attempt, "failed", at, e.logs);
+                (attempt.error_code, attempt.error_message) = (Some(e.code), Some(e.message));
+                attempt.retryable = Some(e.retryable);
+            }
+            Event::StepParked(e) if e.step == *step => {
+                let attempt = self.end(e.attempt, "parked", at, e.logs);
+                (attempt.error_code, attempt.error_message) = (Some(e.code), Some(e.message));
+            }
+            Event::StepLost(e) if e.step == *step => _ = self.end(e.attempt, "lost", at, None),
+            Event::StepCancelled(e) if e.step == *step && e.attempt > 0 => {
+                _ = self.end(e.attempt, "cancelled", at, e.logs)
+            }
+            _ => {}
+        }
+    }
+
+    /// The attempt that ends; one whose output was taken over has no beginning.
+    fn end(
+        &mut self,
+        attempt: u32,
+        status: &'static str,
+        at: Timestamp,
+        logs: Option<ArtifactRef>,
+    ) -> &mut AttemptView {
+        let place = self.0.iter().rposition(|known| known.attempt == attempt).unwrap_or_else(|| {
+            self.0.push(AttemptView { attempt, ..AttemptView::default() });
+            self.0.len() - 1
+        });
+        let known = &mut self.0[place];
+        (known.status, known.ended_utc) = (status, Some(at));
+        known.duration_ms = known.started_utc.map(|start| millis(at.since(start)));
+        known.logs_ref = logs.map(|logs| logs.hash);
+        known
+    }
 }

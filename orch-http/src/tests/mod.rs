@@ -1,7 +1,9 @@
 //! The service as its clients see it, without a socket: requests go into the router, answers come out.
 
 mod guards;
+mod looking;
 mod runs;
+mod waiting;
 
 use axum::Router;
 use axum::body::Body;

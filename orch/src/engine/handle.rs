@@ -63,8 +63,13 @@ impl Identity {
     fn check(&self) -> Result<()> {
         let too_long = |text: &str| text.len() > TEXT_BYTES_MAX;
         let texts = [&self.reason, &self.ticket];
-        if self.actor.is_empty() || too_long(&self.actor) || texts.into_iter().flatten().any(|text| too_long(text)) {
-            return Err(Error::invalid("actor must hold 1 to 1024 bytes, and reason and ticket at most 1024"));
+        if self.actor.is_empty()
+            || too_long(&self.actor)
+            || texts.into_iter().flatten().any(|text| too_long(text))
+        {
+            return Err(Error::invalid(
+                "actor must hold 1 to 1024 bytes, and reason and ticket at most 1024",
+            ));
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::ledger::{ReusedFrom, RunCreated, StepStatus};
 use crate::limits::Limits;
 use crate::payload::Payload;
 use crate::planner::{Plan, RunState, SharedPlan};
-use crate::spec::{Dag, InputProblems, InputSchema};
+use crate::spec::{Dag, InputProblems, InputSchema, Uses};
 use crate::store::RunRow;
 
 /// The longest run token, rationale, actor and reason, in bytes.
@@ -217,7 +217,8 @@ fn is_traceparent(text: &str) -> bool {
         && parent.bytes().any(|b| b != b'0')
 }
 
-/// A process that works must be able to execute what it accepts; otherwise the run would wait for ever.
+/// A process that works must be able to execute what it accepts; otherwise the run would wait for ever. What workers do
+/// outside of it may wait for one of them.
 fn check_executors(core: &Core, plan: &Plan) -> Result<()> {
     let everything_here = core.settings.roles.work && core.settings.queues.is_none();
     if !everything_here {
@@ -226,7 +227,8 @@ fn check_executors(core: &Core, plan: &Plan) -> Result<()> {
     let missing: std::collections::BTreeSet<String> = plan
         .steps()
         .iter()
-        .filter(|step| step.uses.is_task() && core.executors.lookup(&step.uses).is_none())
+        .filter(|step| step.uses.is_task() && !matches!(step.uses, Uses::Worker(_)))
+        .filter(|step| core.executors.lookup(&step.uses).is_none())
         .map(|step| format!("{} ({})", step.uses, step.id))
         .collect();
     if missing.is_empty() {
@@ -258,7 +260,9 @@ pub(super) fn check_inputs(plan: &Plan, inputs: &Value, limits: &Limits) -> Resu
 fn fill_in(schema: &Value, inputs: &Value) -> Result<Value> {
     InputSchema::compile(schema)?.validate(inputs).map_err(|problems| {
         let problems = InputProblems(problems);
-        Error::invalid("inputs do not satisfy the dag's schema").with("problems", &problems).caused_by(problems)
+        Error::invalid("inputs do not satisfy the dag's schema")
+            .with("problems", &problems)
+            .caused_by(problems)
     })
 }
 

@@ -5,6 +5,7 @@ pub mod attempt;
 mod decide;
 mod explain;
 mod fold;
+mod gates;
 mod operate;
 mod plan;
 mod scope;
@@ -15,6 +16,7 @@ pub(crate) mod tests;
 pub use decide::{advance, advance_some, child_token, decide};
 pub use explain::{Explanation, Reason, explain};
 pub use fold::unshared_plan;
+pub use gates::{WaitingGate, waiting_gates};
 pub use operate::{Operation, operate};
 pub use plan::{Compiled, Plan, PlanSummary, SharedPlan, StepSummary};
 pub use state::{

@@ -76,12 +76,12 @@ async fn inputs_too_large_for_the_ledger_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn steps_nothing_here_can_execute_are_named() {
     let orchestrator = builder().start().unwrap();
-    let document = dag("  - { id: a, uses: fn/nowhere }\n  - { id: b, uses: worker/none }\n");
+    let document = dag("  - { id: a, uses: fn/nowhere }\n  - { id: b, uses: wasm/none }\n");
     let submit = Submit::new(DagRef::Unpublished(Box::new(document)), json!({}));
     let error = orchestrator.submit(&who(), submit).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
-    assert!(text.contains("fn/nowhere (a)") && text.contains("worker/none (b)"), "{text}");
+    assert!(text.contains("fn/nowhere (a)") && text.contains("wasm/none (b)"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
