@@ -13,7 +13,7 @@ use axum::Router;
 use orch::Orchestrator;
 
 pub use api::code::Code;
-pub use settings::{HttpLimits, Settings};
+pub use settings::{HttpLimits, Settings, StreamSettings};
 
 /// Where the resources are, below the prefix of the host.
 pub const BASE: &str = "/api/v1/orchestrator";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authentication;
 
@@ -15,6 +16,10 @@ pub struct Settings {
     pub tenant_headers: Vec<HeaderName>,
     /// Bounds on size, count and time.
     pub limits: HttpLimits,
+    /// How streams behave.
+    pub streams: StreamSettings,
+    /// Fires when the service is to end: it is no longer ready, and streams and long polls end.
+    pub closing: CancellationToken,
 }
 
 impl Default for Settings {
@@ -26,6 +31,8 @@ impl Default for Settings {
                 HeaderName::from_static("x-stellaops-tenant"),
             ],
             limits: HttpLimits::default(),
+            streams: StreamSettings::default(),
+            closing: CancellationToken::new(),
         }
     }
 }
@@ -42,5 +49,33 @@ pub struct HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self { body_bytes: 4 << 20, request_time: Duration::from_secs(30) }
+    }
+}
+
+/// How streams of events behave.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// How often a stream with nothing to say shows that it lives. 15 s by default. A WebSocket client that answers two of
+    /// these with nothing is gone.
+    pub heartbeat: Duration,
+    /// Messages that may wait for a slow client before its stream is ended, 16 to 65 536. 1 024 by default.
+    pub buffer: usize,
+    /// How long a client may refuse to take a message before its stream is ended. 10 s by default.
+    pub send_time: Duration,
+    /// Streams of this process at most; further ones are answered with 503. 5 000 by default.
+    pub streams: usize,
+    /// Origins of pages that may open streams besides the service's own, such as `https://console.example`.
+    pub origins: Vec<String>,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            buffer: 1_024,
+            send_time: Duration::from_secs(10),
+            streams: 5_000,
+            origins: Vec::new(),
+        }
     }
 }

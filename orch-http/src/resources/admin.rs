@@ -38,6 +38,9 @@ async fn health() -> Answer<Health> {
 }
 
 async fn ready(State(app): State<App>) -> ApiResult<Answer<Health>> {
+    if app.settings.closing.is_cancelled() {
+        return Err(ApiError::new(Code::Unavailable, "the service is shutting down"));
+    }
     // What is wrong is for operators: it stands in the log and in the metrics.
     match app.orch.stats().trouble {
         None => Ok(Answer::ok(Health { status: "ok" })),
