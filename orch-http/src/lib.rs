@@ -4,6 +4,7 @@ mod api;
 pub mod auth;
 mod resources;
 mod settings;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) orch: Orchestrator,
     pub(crate) auth: auth::Authentication,
     pub(crate) settings: Settings,
+    pub(crate) streams: stream::Streams,
 }
 
 impl std::ops::Deref for App {
@@ -47,7 +49,8 @@ impl std::ops::Deref for App {
 pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
     assert!(!settings.tenant_headers.is_empty(), "some header must name the tenant");
     let auth = std::mem::take(&mut settings.authentication);
-    let app = App(Arc::new(Shared { orch: orchestrator, auth, settings }));
+    let app =
+        App(Arc::new(Shared { orch: orchestrator, auth, settings, streams: stream::Streams::default() }));
     let router = api::route::mount(&app, BASE, resources::routes());
     router.layer(axum::middleware::from_fn_with_state(app, api::wrap::every))
 }

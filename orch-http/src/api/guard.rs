@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, header};
 use orch::{Identity, TenantId};
 
 use super::code::Code;
@@ -15,6 +15,7 @@ use super::route::{Guard, RouteFacts};
 use super::trace::Trace;
 use crate::App;
 use crate::auth::{Elevation, Principal, REASON_HEADER, Scope, TICKET_HEADER};
+use crate::stream;
 
 /// Whoever makes a request that was let in.
 #[derive(Clone, Debug)]
@@ -48,7 +49,10 @@ pub(crate) async fn check(
     next: Next,
 ) -> Response {
     request.extensions_mut().insert(facts);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if facts.endless && parts.headers.contains_key(header::UPGRADE) {
+        stream::credentials(&mut parts.headers, &app.settings.tenant_headers[0]);
+    }
     let (mut parts, caller) = match admit(&app, facts, parts).await {
         Ok(admitted) => admitted,
         Err(error) => return seen(facts, None, error.into_response()),

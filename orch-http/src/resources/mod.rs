@@ -10,6 +10,7 @@ mod queues;
 mod runs;
 mod signals;
 mod steps;
+mod streams;
 
 use crate::api::Route;
 
@@ -26,6 +27,7 @@ pub(crate) fn routes() -> Vec<Route> {
         runs::routes(),
         signals::routes(),
         steps::routes(),
+        streams::routes(),
     ];
     resources.into_iter().flatten().collect()
 }

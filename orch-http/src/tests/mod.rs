@@ -3,6 +3,7 @@
 mod guards;
 mod looking;
 mod runs;
+mod streams;
 mod waiting;
 
 use axum::Router;

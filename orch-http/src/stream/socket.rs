@@ -1,0 +1,144 @@
+//! Streams over WebSocket (RFC 6455): a text frame for each message, pings in between, and a close code that says why.
+
+use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, header};
+use orch::{ErrorKind, Timestamp};
+use tokio::time::{Instant, interval_at, sleep, timeout};
+
+use super::source::Source;
+use crate::App;
+
+/// What clients speak.
+const PROTOCOL: &str = "orch.v1";
+/// How a page hands its token over, which cannot set headers: as a protocol it offers.
+const BEARER: &str = "orch.bearer.";
+/// How a page names its tenant.
+const TENANT: &str = "orch.tenant.";
+/// Clients have nothing to say but pongs.
+const INCOMING_BYTES_MAX: usize = 4 << 10;
+
+/// Why a stream ends: codes below 4000 are those of RFC 6455, section 7.4.1.
+mod close {
+    pub(super) const ENDED: u16 = 1000;
+    pub(super) const GOING_AWAY: u16 = 1001;
+    pub(super) const INTERNAL: u16 = 1011;
+    pub(super) const TRY_AGAIN: u16 = 1013;
+    pub(super) const TOKEN_ENDED: u16 = 4401;
+    pub(super) const TOO_SLOW: u16 = 4408;
+}
+
+/// Makes headers of the credentials that a page offers as protocols.
+pub(crate) fn credentials(headers: &mut HeaderMap, tenant: &header::HeaderName) {
+    let offered: Vec<String> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|part| part.trim().to_owned()))
+        .collect();
+    let find = |prefix: &str| offered.iter().find_map(|part| part.strip_prefix(prefix));
+    let token = find(BEARER).and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+    if let Some(token) = token {
+        headers.entry(header::AUTHORIZATION).or_insert(token);
+    }
+    if let Some(named) = find(TENANT).and_then(|named| HeaderValue::from_str(named).ok()) {
+        headers.entry(tenant).or_insert(named);
+    }
+}
+
+/// Serves a stream until one of the two sides ends it.
+pub(crate) fn serve(
+    upgrade: WebSocketUpgrade,
+    app: App,
+    source: Source,
+    expires: Option<Timestamp>,
+) -> Response {
+    // Small buffers: thousands of streams are idle most of the time.
+    let upgrade = upgrade
+        .protocols([PROTOCOL])
+        .read_buffer_size(1 << 10)
+        .write_buffer_size(0)
+        .max_message_size(INCOMING_BYTES_MAX)
+        .max_frame_size(INCOMING_BYTES_MAX);
+    upgrade.on_upgrade(move |socket| async move {
+        let place = app.streams.enter();
+        Stream { socket, app: &app, source }.run(expires).await;
+        drop(place);
+    })
+}
+
+struct Stream<'a> {
+    socket: WebSocket,
+    app: &'a App,
+    source: Source,
+}
+
+impl Stream<'_> {
+    async fn run(mut self, expires: Option<Timestamp>) {
+        let reason = self.serve(expires).await;
+        if let Some((code, reason)) = reason {
+            let frame = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
+            // A client that takes no message takes no farewell either.
+            let _ = timeout(self.app.settings.streams.send_time, self.socket.send(frame)).await;
+        }
+    }
+
+    /// Serves it, and says why it is over; nothing when the client has gone.
+    async fn serve(&mut self, expires: Option<Timestamp>) -> Option<(u16, &'static str)> {
+        let settings = &self.app.settings.streams;
+        let closing = self.app.settings.closing.clone();
+        let mut beat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
+        let mut silent = 0;
+        let now = self.app.orch.now();
+        let token_ends = async {
+            match expires {
+                Some(end) => sleep(end.since(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(token_ends);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = closing.cancelled() => return Some((close::GOING_AWAY, "the service is shutting down")),
+                () = &mut token_ends => return Some((close::TOKEN_ENDED, "the token has ended")),
+                said = self.socket.recv() => match said {
+                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(_)) => {
+                        silent = 0;
+                        continue;
+                    }
+                },
+                _ = beat.tick() => {
+                    silent += 1;
+                    if silent > 2 {
+                        return None;
+                    }
+                    Frame::Ping(Default::default())
+                }
+                next = self.source.next() => match next {
+                    Ok(Some(message)) => Frame::Text((&*message.line).into()),
+                    Ok(None) => return Some((close::ENDED, "the run has ended")),
+                    Err(error) => return Some(why(&error)),
+                },
+            };
+            match timeout(settings.send_time, self.socket.send(frame)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return None,
+                Err(_) => return Some((close::TOO_SLOW, "the stream was read too slowly")),
+            }
+        }
+    }
+}
+
+fn why(error: &orch::Error) -> (u16, &'static str) {
+    match error.kind() {
+        ErrorKind::LimitExceeded => (close::TOO_SLOW, "the stream was read too slowly"),
+        ErrorKind::Closed => (close::GOING_AWAY, "the service is shutting down"),
+        ErrorKind::Unavailable | ErrorKind::Indeterminate => (close::TRY_AGAIN, "a backend is away"),
+        _ => {
+            tracing::error!(?error, "a stream has failed");
+            (close::INTERNAL, "the stream has failed")
+        }
+    }
+}
