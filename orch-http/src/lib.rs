@@ -2,6 +2,7 @@
 
 mod api;
 pub mod auth;
+pub mod dsse;
 mod resources;
 mod settings;
 mod stream;
@@ -14,7 +15,7 @@ use axum::Router;
 use orch::Orchestrator;
 
 pub use api::code::Code;
-pub use settings::{HttpLimits, Settings, StreamSettings};
+pub use settings::{DagSettings, HttpLimits, Settings, StreamSettings};
 
 /// Where the resources are, below the prefix of the host.
 pub const BASE: &str = "/api/v1/orchestrator";

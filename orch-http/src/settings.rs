@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use orch::proof::PublicKey;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authentication;
@@ -16,6 +17,8 @@ pub struct Settings {
     pub tenant_headers: Vec<HeaderName>,
     /// Bounds on size, count and time.
     pub limits: HttpLimits,
+    /// Whose DAGs are published.
+    pub dags: DagSettings,
     /// How streams behave.
     pub streams: StreamSettings,
     /// Fires when the service is to end: it is no longer ready, and streams and long polls end.
@@ -31,6 +34,7 @@ impl Default for Settings {
                 HeaderName::from_static("x-stellaops-tenant"),
             ],
             limits: HttpLimits::default(),
+            dags: DagSettings::default(),
             streams: StreamSettings::default(),
             closing: CancellationToken::new(),
         }
@@ -78,4 +82,13 @@ impl Default for StreamSettings {
             origins: Vec::new(),
         }
     }
+}
+
+/// Whose DAGs are published.
+#[derive(Clone, Debug, Default)]
+pub struct DagSettings {
+    /// The keys that may vouch for a document. None by default, so that no signature is good.
+    pub signers: Vec<PublicKey>,
+    /// Whether a document needs a signature of one of them.
+    pub require_signature: bool,
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod code;
+pub(crate) mod conditional;
 pub(crate) mod error;
 pub(crate) mod guard;
 pub(crate) mod page;

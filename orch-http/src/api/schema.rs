@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde_json::Value;
 
 /// What identifiers match.
 pub(crate) const SLUG: &str = "^[a-z0-9][a-z0-9._-]{0,127}$";
@@ -52,6 +54,21 @@ words! {
     StepStatus: { "type": "string", "enum": [
         "pending", "queued", "running", "waiting", "succeeded", "failed", "skipped", "parked", "cancelled"
     ] },
+}
+
+/// Any JSON at all, read as it is.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Anything(pub(crate) Value);
+
+impl JsonSchema for Anything {
+    fn schema_name() -> Cow<'static, str> {
+        "Anything".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        Schema::default()
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The resources: a file each, with its routes, its guards and what it says.
 
 mod admin;
+mod dags;
 mod events;
 mod gates;
 mod graph;
@@ -18,6 +19,7 @@ use crate::api::Route;
 pub(crate) fn routes() -> Vec<Route> {
     let resources = [
         admin::routes(),
+        dags::routes(),
         events::routes(),
         gates::routes(),
         graph::routes(),

@@ -1,5 +1,6 @@
 //! The service as its clients see it, without a socket: requests go into the router, answers come out.
 
+mod dags;
 mod guards;
 mod looking;
 mod runs;

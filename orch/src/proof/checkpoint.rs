@@ -37,6 +37,12 @@ impl SigningKey {
         Ok(Self(ed25519_dalek::SigningKey::from_bytes(&seed)))
     }
 
+    /// Signs `message`.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
+    }
+
     /// What others verify its signatures with.
     #[must_use]
     pub fn public(&self) -> PublicKey {
@@ -55,10 +61,14 @@ impl fmt::Debug for SigningKey {
 pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
 impl PublicKey {
-    /// Strict verification: no weak keys, no signature in a second spelling.
+    /// Whether this key has signed `message`. Strict: no weak keys, no signature in a second spelling.
+    #[must_use]
+    pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
+    }
+
     fn verifies(&self, message: &[u8], signature: &str) -> bool {
-        parse_hex::<64>(signature)
-            .is_some_and(|bytes| self.0.verify_strict(message, &Signature::from_bytes(&bytes)).is_ok())
+        parse_hex::<64>(signature).is_some_and(|bytes| self.verify(message, &bytes))
     }
 }
 
