@@ -1,10 +1,6 @@
 //! From the words of the command line to an orchestrator: the backends, the artifacts, the executors.
 
-mod address;
-mod backend;
-
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +10,12 @@ use orch::executor::{Builtins, Executors, ProcessExecutor, ProcessSettings, Secr
 use orch::spec::Uses;
 use orch::{Artifacts, Error, Limits, TenantId};
 use orch_backend_sqlite::SqliteBackend;
+use orch_connect::{Access, read_text};
 
 use crate::args::{Globals, Sandbox, WorkArgs};
 use crate::fault::{Advise as _, Fault, NOT_ALLOWED, Result};
 
-pub(crate) use address::{Address, Places, Seam};
-pub(crate) use backend::Backends;
+pub(crate) use orch_connect::{Address, Backends, Places, Seam, advice};
 
 /// The most bytes of one inline payload: a person's machine has room for more than a shared service.
 const PAYLOAD_BYTES: usize = 4 << 20;
@@ -46,6 +42,20 @@ impl<'a> Mode<'a> {
     pub(crate) fn of(work: &'a WorkArgs) -> Self {
         if work.no_work { Self::Record } else { Self::Work(work) }
     }
+
+    /// What it needs: who only looks needs no queue, and who only records no lock.
+    fn seams(self) -> &'static [Seam] {
+        match self {
+            Self::Look => &[Seam::Store],
+            Self::Record => &[Seam::Store, Seam::Queue],
+            Self::Work(_) => &Seam::ALL,
+        }
+    }
+
+    /// What it asks of a backend.
+    pub(crate) fn access(self) -> Access {
+        if matches!(self, Self::Look) { Access::Read } else { Access::Write }
+    }
 }
 
 /// An orchestrator on behalf of somebody.
@@ -59,11 +69,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens what the mode needs and starts what it asks for: who only looks needs no queue, and who only records no
-    /// lock.
+    /// Opens what the mode needs and starts what it asks for.
     pub(crate) async fn open(globals: &Globals, mode: Mode<'_>) -> Result<Self> {
         let who = identity(globals)?;
-        let places = Places::of(globals)?;
+        let places = places(globals)?;
         if let (Mode::Look, Address::Sqlite(config)) = (mode, &places.store)
             && !config.path.exists()
         {
@@ -82,29 +91,8 @@ impl Session {
             executors = Some(registered);
         }
         let mut backends = Backends::default();
-        for seam in Seam::ALL {
-            let needed = match mode {
-                Mode::Look => seam == Seam::Store,
-                Mode::Record => seam != Seam::Lock,
-                Mode::Work(_) => true,
-            };
-            if !needed {
-                continue;
-            }
-            let address = places.get(seam);
-            let backend = backends.get(address, mode).await.advise(|error| advice(error, address))?;
-            // Each is given what it has; what it has not stays in memory.
-            builder = match seam {
-                Seam::Store => {
-                    backend.store().into_iter().fold(builder, |builder, store| builder.store(store))
-                }
-                Seam::Queue => {
-                    backend.queue().into_iter().fold(builder, |builder, queue| builder.queue(queue))
-                }
-                Seam::Lock => backend.lock().into_iter().fold(builder, |builder, lock| builder.lock(lock)),
-            };
-        }
-        if let Some(artifacts) = artifacts(places.artifacts(globals), mode)? {
+        builder = backends.build(builder, &places, mode.access(), mode.seams()).await?;
+        if let Some(artifacts) = artifacts(places.artifacts(globals.artifacts.as_deref()), mode)? {
             builder = builder.artifacts(artifacts);
         }
         Ok(Self { orch: builder.start()?, who, executors, backends })
@@ -138,6 +126,11 @@ impl Session {
         self.orch.shutdown().await;
         self.backends.close().await;
     }
+}
+
+/// The places that the command line names.
+pub(crate) fn places(globals: &Globals) -> Result<Places> {
+    Ok(Places::read(&globals.store, globals.queue.as_deref(), globals.lock.as_deref())?)
 }
 
 /// Who acts for whom.
@@ -220,30 +213,4 @@ fn secrets(work: &WorkArgs) -> Result<BTreeMap<String, Secret>> {
         secrets.insert(name.to_owned(), Secret::new(value)?);
     }
     Ok(secrets)
-}
-
-/// The text of a small file, as far as it may be long.
-fn read_text(path: &Path, most: u64) -> std::io::Result<String> {
-    let mut value = String::new();
-    std::fs::File::open(path)?.take(most).read_to_string(&mut value)?;
-    Ok(value)
-}
-
-/// What to do about a backend that cannot be opened.
-pub(crate) fn advice(error: &Error, address: &Address) -> Option<String> {
-    use orch::ErrorKind::{Corrupt, Refused, Unavailable, Unsupported};
-    let advice = match (error.kind(), address.is_remote()) {
-        (Refused | Unavailable, false) => {
-            "orch needs a directory that it may write to, on a disk with room; --store names another file"
-        }
-        (Corrupt, false) => "restore the file from a backup; nothing was changed",
-        (Unavailable, true) => "see that the server runs there and can be reached; `orch doctor` tries again",
-        (Refused, true) => {
-            "see to user, password and permissions of the address; ORCH_STORE, ORCH_QUEUE and ORCH_LOCK keep it out of \
-             the list of processes"
-        }
-        (Unsupported, true) => "docs/backends tells which servers orch works with, and how they are set",
-        _ => return None,
-    };
-    Some(advice.to_owned())
 }

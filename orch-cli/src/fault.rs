@@ -98,6 +98,16 @@ impl From<orch::Error> for Fault {
     }
 }
 
+impl From<orch_connect::Advised> for Fault {
+    fn from(advised: orch_connect::Advised) -> Self {
+        let fault = Self::from(advised.error);
+        match advised.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+}
+
 /// Adds advice to an error on its way up.
 pub(crate) trait Advise<T> {
     /// What to do about it.

@@ -43,14 +43,14 @@ impl Finding {
 const BORN: &str = "2025-01-01T00:00:00Z";
 
 pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
-    let places = Places::of(globals)?;
+    let places = connect::places(globals)?;
     let mut findings = vec![
         Finding::good("version", env!("CARGO_PKG_VERSION")),
         identity(globals),
         clock(),
         directory("working directory", Path::new(".")),
     ];
-    if let Some(artifacts) = places.artifacts(globals) {
+    if let Some(artifacts) = places.artifacts(globals.artifacts.as_deref()) {
         findings.push(directory("artifacts", &artifacts));
     }
     findings.extend(seams(globals, &places).await);
@@ -149,7 +149,7 @@ async fn examine(
     seam: Seam,
     address: &Address,
 ) -> orch::Result<String> {
-    let backend = backends.get(address, Mode::Look).await?;
+    let backend = backends.get(address, Mode::Look.access()).await?;
     let (who, now) = (TenantId::new(&globals.tenant)?, SystemClock.now());
     let begun = Instant::now();
     let mut promise = String::new();

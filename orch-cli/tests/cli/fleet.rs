@@ -5,15 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use orch::engine::{DagRef, Identity, Orchestrator, Roles, Settings, Submit};
 use orch::ledger::{Event, Head, RunStatus, Stream, read_chain};
 use orch::store::{EntriesRequest, RunRow, RunsQuery, Store};
 use orch::{Limits, RunId, TenantId};
-use orch_backend_mongo::{MongoBackend, MongoConfig};
-use orch_backend_redis::{RedisBackend, RedisConfig};
+use orch_connect::{Access, Address, Backends, Places, Seam};
 use orch_servers::{Kind, Server, initiate, redis_command, skipped, step_down};
 use rustix::process::Signal;
 
@@ -86,16 +84,13 @@ impl Fleet {
     /// Submits everything; answers the runs.
     fn submit(&self, runs: usize, items: usize) -> Vec<RunId> {
         self.runtime.block_on(async {
-            let mongo = MongoBackend::open(self.store().parse::<MongoConfig>().unwrap()).await.unwrap();
-            let redis = RedisBackend::open(self.redis.url().parse::<RedisConfig>().unwrap()).await.unwrap();
+            let places =
+                Places::read(&self.store(), Some(&self.redis.url()), Some(&self.redis.url())).unwrap();
+            let mut backends = Backends::default();
+            let builder = Orchestrator::builder();
+            let builder = backends.build(builder, &places, Access::Write, &Seam::ALL).await.unwrap();
             let roles = Roles { submit: true, schedule: false, work: false };
-            let orchestrator = Orchestrator::builder()
-                .store(Arc::new(mongo.store()))
-                .queue(Arc::new(redis.queue()))
-                .lock(Arc::new(redis.lock()))
-                .settings(Settings { roles, ..Settings::default() })
-                .start()
-                .unwrap();
+            let orchestrator = builder.settings(Settings { roles, ..Settings::default() }).start().unwrap();
             let mut ids = Vec::new();
             for (text, count) in [(layers(), runs), (fan_out(items), 1)] {
                 let dag = orch::spec::parse("fleet.yaml", &text, &Limits::default()).unwrap();
@@ -106,7 +101,7 @@ impl Fleet {
                 }
             }
             orchestrator.shutdown().await;
-            mongo.close().await;
+            backends.close().await;
             ids
         })
     }
@@ -129,9 +124,11 @@ impl Fleet {
 
     fn with_store<T>(&self, look: impl AsyncFn(&dyn Store) -> Option<T>) -> Option<T> {
         self.runtime.block_on(async {
-            let mongo = MongoBackend::open(self.store().parse::<MongoConfig>().unwrap()).await.ok()?;
-            let seen = look(&mongo.store()).await;
-            mongo.close().await;
+            let address = Address::read(Seam::Store, &self.store()).unwrap();
+            let mut backends = Backends::default();
+            let store = backends.get(&address, Access::Read).await.ok()?.store()?;
+            let seen = look(store.as_ref()).await;
+            backends.close().await;
             seen
         })
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use orch::ErrorKind;
 use orch::lock::Lock;
 use orch::queue::Queue;
 use orch::store::Store;
+use orch::{ErrorKind, OrchestratorBuilder};
 #[cfg(feature = "mongo")]
 use orch_backend_mongo::MongoBackend;
 #[cfg(feature = "nats")]
@@ -14,27 +14,41 @@ use orch_backend_nats::NatsBackend;
 use orch_backend_redis::RedisBackend;
 use orch_backend_sqlite::{SqliteBackend, SqliteConfig};
 
-use super::{Address, Mode};
+use crate::address::{Address, Places, Seam};
+use crate::advice::{Advised, advice};
+
+/// What is to be done with a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Look only: a file that may not be written is opened for reading.
+    Read,
+    /// Everything.
+    Write,
+}
 
 /// An open backend.
 #[derive(Clone, Debug)]
-pub(crate) enum Backend {
+pub enum Backend {
     /// Nothing to be opened: every engine has seams in memory.
     Memory,
+    /// A file.
     Sqlite(SqliteBackend),
+    /// MongoDB.
     #[cfg(feature = "mongo")]
     Mongo(MongoBackend),
+    /// Redis or Valkey.
     #[cfg(feature = "redis")]
     Redis(RedisBackend),
+    /// NATS.
     #[cfg(feature = "nats")]
     Nats(NatsBackend),
 }
 
 impl Backend {
-    async fn open(address: &Address, mode: Mode<'_>) -> orch::Result<Self> {
+    async fn open(address: &Address, access: Access) -> orch::Result<Self> {
         Ok(match address {
             Address::Memory => Self::Memory,
-            Address::Sqlite(config) => Self::Sqlite(open_file(config.clone(), mode).await?),
+            Address::Sqlite(config) => Self::Sqlite(open_file(config.clone(), access).await?),
             #[cfg(feature = "mongo")]
             Address::Mongo(config) => Self::Mongo(MongoBackend::open((**config).clone()).await?),
             #[cfg(feature = "redis")]
@@ -45,7 +59,8 @@ impl Backend {
     }
 
     /// Its store; nothing in memory, and where it has none.
-    pub(crate) fn store(&self) -> Option<Arc<dyn Store>> {
+    #[must_use]
+    pub fn store(&self) -> Option<Arc<dyn Store>> {
         match self {
             Self::Memory => None,
             Self::Sqlite(backend) => Some(Arc::new(backend.store())),
@@ -59,7 +74,8 @@ impl Backend {
     }
 
     /// Its queue; nothing in memory.
-    pub(crate) fn queue(&self) -> Option<Arc<dyn Queue>> {
+    #[must_use]
+    pub fn queue(&self) -> Option<Arc<dyn Queue>> {
         match self {
             Self::Memory => None,
             Self::Sqlite(backend) => Some(Arc::new(backend.queue())),
@@ -73,7 +89,8 @@ impl Backend {
     }
 
     /// Its lock; nothing in memory.
-    pub(crate) fn lock(&self) -> Option<Arc<dyn Lock>> {
+    #[must_use]
+    pub fn lock(&self) -> Option<Arc<dyn Lock>> {
         match self {
             Self::Memory => None,
             Self::Sqlite(backend) => Some(Arc::new(backend.lock())),
@@ -87,7 +104,8 @@ impl Backend {
     }
 
     /// What runs there, where it says so.
-    pub(crate) fn version(&self) -> Option<String> {
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
         match self {
             #[cfg(feature = "redis")]
             Self::Redis(backend) => Some(backend.version().to_owned()),
@@ -96,7 +114,8 @@ impl Backend {
     }
 
     /// What about it could lose data.
-    pub(crate) fn warnings(&self) -> Vec<String> {
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
         match self {
             #[cfg(feature = "redis")]
             Self::Redis(backend) => backend.warnings().to_vec(),
@@ -120,24 +139,50 @@ impl Backend {
 
 /// The backends that a process has open.
 #[derive(Debug, Default)]
-pub(crate) struct Backends(Vec<(Address, Backend)>);
+pub struct Backends(Vec<(Address, Backend)>);
 
 impl Backends {
     /// The backend at an address, opened unless it is.
     ///
     /// # Errors
     /// As the backend's own `open`.
-    pub(crate) async fn get(&mut self, address: &Address, mode: Mode<'_>) -> orch::Result<Backend> {
+    pub async fn get(&mut self, address: &Address, access: Access) -> orch::Result<Backend> {
         if let Some((_, backend)) = self.0.iter().find(|(open, _)| open == address) {
             return Ok(backend.clone());
         }
-        let backend = Backend::open(address, mode).await?;
+        let backend = Backend::open(address, access).await?;
         self.0.push((address.clone(), backend.clone()));
         Ok(backend)
     }
 
+    /// Hands an orchestrator the seams of these places: each is given what its backend has, and what that has not stays
+    /// in memory. Only the named `seams` are opened.
+    ///
+    /// # Errors
+    /// As the backend's own `open`, with advice.
+    pub async fn build(
+        &mut self,
+        mut builder: OrchestratorBuilder,
+        places: &Places,
+        access: Access,
+        seams: &[Seam],
+    ) -> Result<OrchestratorBuilder, Advised> {
+        for seam in seams {
+            let address = places.get(*seam);
+            let backend = self.get(address, access).await;
+            let backend = backend.map_err(|error| Advised { hint: advice(&error, address), error })?;
+            builder = match seam {
+                Seam::Store => backend.store().into_iter().fold(builder, OrchestratorBuilder::store),
+                Seam::Queue => backend.queue().into_iter().fold(builder, OrchestratorBuilder::queue),
+                Seam::Lock => backend.lock().into_iter().fold(builder, OrchestratorBuilder::lock),
+            };
+        }
+        Ok(builder)
+    }
+
     /// The file among them, if there is one.
-    pub(crate) fn sqlite(&self) -> Option<&SqliteBackend> {
+    #[must_use]
+    pub fn sqlite(&self) -> Option<&SqliteBackend> {
         self.0.iter().find_map(|(_, backend)| match backend {
             Backend::Sqlite(backend) => Some(backend),
             #[allow(unreachable_patterns, reason = "without a server's feature there is memory only")]
@@ -146,14 +191,14 @@ impl Backends {
     }
 
     /// What about them could lose data.
-    pub(crate) fn warnings(&self) -> impl Iterator<Item = (&Address, String)> {
+    pub fn warnings(&self) -> impl Iterator<Item = (&Address, String)> {
         self.0.iter().flat_map(|(address, backend)| {
             backend.warnings().into_iter().map(move |warning| (address, warning))
         })
     }
 
     /// Closes them all.
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         for (_, backend) in self.0 {
             backend.close().await;
         }
@@ -161,10 +206,10 @@ impl Backends {
 }
 
 /// Opens a file; for reading only where it may not be written and the command only looks.
-async fn open_file(config: SqliteConfig, mode: Mode<'_>) -> orch::Result<SqliteBackend> {
+async fn open_file(config: SqliteConfig, access: Access) -> orch::Result<SqliteBackend> {
     let mut look = config.clone();
     look.read_only = true;
-    let looks = matches!(mode, Mode::Look);
+    let looks = access == Access::Read;
     if looks && std::fs::metadata(&config.path).is_ok_and(|file| file.permissions().readonly()) {
         return SqliteBackend::open(look).await;
     }

@@ -1,7 +1,8 @@
-//! Where store, queue and lock are: the addresses of the command line, read, and shown without their secrets.
+//! Where store, queue and lock are: addresses, read, and shown without their secrets.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use orch::Error;
 #[cfg(feature = "mongo")]
@@ -12,24 +13,29 @@ use orch_backend_nats::NatsConfig;
 use orch_backend_redis::RedisConfig;
 use orch_backend_sqlite::SqliteConfig;
 
-use crate::args::Globals;
-use crate::fault::{Advise as _, Fault, Result};
+use crate::advice::{Advised, Result};
 
 /// The most bytes of a file with an address.
 const ADDRESS_BYTES: u64 = 64 << 10;
 
 /// What an address is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seam {
+pub enum Seam {
+    /// Where runs are.
     Store,
+    /// Where hints wait.
     Queue,
+    /// Where slots are counted.
     Lock,
 }
 
 impl Seam {
-    pub(crate) const ALL: [Self; 3] = [Self::Store, Self::Queue, Self::Lock];
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Store, Self::Queue, Self::Lock];
 
-    pub(crate) const fn name(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Store => "store",
             Self::Queue => "queue",
@@ -48,41 +54,52 @@ impl Seam {
 
 /// Where something is kept.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Address {
+pub enum Address {
     /// In this process.
     Memory,
     /// In a file.
     Sqlite(SqliteConfig),
+    /// On MongoDB.
     #[cfg(feature = "mongo")]
     Mongo(Box<MongoConfig>),
+    /// On Redis or Valkey.
     #[cfg(feature = "redis")]
     Redis(Box<RedisConfig>),
+    /// On NATS.
     #[cfg(feature = "nats")]
     Nats(Box<NatsConfig>),
 }
 
 impl Address {
     /// Whether other machines can be there, too.
-    pub(crate) fn is_remote(&self) -> bool {
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
         !matches!(self, Self::Memory | Self::Sqlite(_))
     }
 
-    fn read(seam: Seam, text: &str) -> Result<Self> {
+    /// Reads an address, or the file that `@FILE` names.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no address, `Unsupported` for a backend that has no such seam or that this build cannot use. No
+    /// more of the text than its scheme is repeated: the rest may hold a password.
+    pub fn read(seam: Seam, text: &str) -> Result<Self> {
         let text = match text.strip_prefix('@') {
             Some(file) => read_file(seam, file)?,
             None => text.to_owned(),
         };
         let text = text.as_str();
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-        let form = |_: &Error| Some(forms(seam));
         match scheme {
             "memory" if text == "memory:" => Ok(Self::Memory),
-            "sqlite" => text.parse().map(Self::Sqlite).advise(form),
+            "sqlite" => match text.parse() {
+                Ok(config) => Ok(Self::Sqlite(config)),
+                Err(error) => Err(Advised::from(error).hint(forms(seam))),
+            },
             "mongodb" | "mongodb+srv" => mongo(text).map_err(|fault| named(fault, seam)),
             "redis" | "rediss" => redis(text).map_err(|fault| named(fault, seam)),
             "nats" | "tls" if seam == Seam::Store => {
                 let error = Error::unsupported("nats keeps hints and slots, not runs");
-                Err(Fault::from(error.with("argument", seam.argument())).hint(
+                Err(Advised::from(error.with("argument", seam.argument())).hint(
                     "name another store (`sqlite:PATH`, `mongodb://…`, `redis://…`), and this server with --queue and --lock",
                 ))
             }
@@ -92,7 +109,7 @@ impl Address {
                 let error =
                     Error::invalid("not an address of anything orch knows").with("argument", seam.argument());
                 let error = if scheme.is_empty() { error } else { error.with("scheme", scheme) };
-                Err(Fault::from(error).hint(forms(seam)))
+                Err(Advised::from(error).hint(forms(seam)))
             }
         }
     }
@@ -123,23 +140,28 @@ impl fmt::Debug for Address {
 /// The first line of a file, for addresses with a password.
 fn read_file(seam: Seam, file: &str) -> Result<String> {
     let wrong = |what: String| {
-        Fault::from(Error::invalid(what).with("argument", seam.argument()).with("file", file))
+        Advised::from(Error::invalid(what).with("argument", seam.argument()).with("file", file))
             .hint("`@FILE` takes the first line of a file as the address")
     };
-    let text = super::read_text(file.as_ref(), ADDRESS_BYTES)
+    let text = read_text(file.as_ref(), ADDRESS_BYTES)
         .map_err(|cause| wrong(format!("the address cannot be read: {cause}")))?;
     let line = text.lines().next().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('@'));
     line.map(str::to_owned).ok_or_else(|| wrong("the first line of the file is no address".to_owned()))
 }
 
 /// Says which argument a wrong address stands in.
-fn named(fault: Fault, seam: Seam) -> Fault {
-    match fault {
-        Fault::Error { code, error, hint } => {
-            Fault::Error { code, error: Box::new((*error).with("argument", seam.argument())), hint }
-        }
-        other => other,
-    }
+fn named(Advised { error, hint }: Advised, seam: Seam) -> Advised {
+    Advised { error: error.with("argument", seam.argument()), hint }
+}
+
+/// The text of a small file, as far as it may be long.
+///
+/// # Errors
+/// As reading the file.
+pub fn read_text(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut value = String::new();
+    std::fs::File::open(path)?.take(most).read_to_string(&mut value)?;
+    Ok(value)
 }
 
 fn forms(seam: Seam) -> String {
@@ -149,10 +171,10 @@ fn forms(seam: Seam) -> String {
 
 /// A backend that this program was built without.
 #[cfg(not(all(feature = "mongo", feature = "redis", feature = "nats")))]
-fn missing(what: &'static str, feature: &'static str) -> Fault {
+fn missing(what: &'static str, feature: &'static str) -> Advised {
     let error = Error::unsupported(format!("this build of orch cannot use {what}")).with("feature", feature);
     let build = format!("cargo build --release --package orch-cli --features {feature}");
-    Fault::from(error).hint(format!("build it with the feature: `{build}`"))
+    Advised::from(error).hint(format!("build it with the feature: `{build}`"))
 }
 
 #[cfg(feature = "mongo")]
@@ -187,30 +209,38 @@ fn nats(_: &str) -> Result<Address> {
 
 /// Where the three are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Places {
-    pub(crate) store: Address,
-    pub(crate) queue: Address,
-    pub(crate) lock: Address,
+pub struct Places {
+    /// Where runs are.
+    pub store: Address,
+    /// Where hints wait.
+    pub queue: Address,
+    /// Where slots are counted.
+    pub lock: Address,
 }
 
 impl Places {
-    /// The places that the command line names. Beside a file hints wait in memory, since making them again costs little
-    /// there; beside a server they wait on it. Slots are counted where runs are.
-    pub(crate) fn of(globals: &Globals) -> Result<Self> {
-        let store = Address::read(Seam::Store, &globals.store)?;
-        let queue = match &globals.queue {
+    /// The places that are named. Beside a file hints wait in memory, since making them again costs little there; beside a
+    /// server they wait on it. Slots are counted where runs are.
+    ///
+    /// # Errors
+    /// As [`Address::read`].
+    pub fn read(store: &str, queue: Option<&str>, lock: Option<&str>) -> Result<Self> {
+        let store = Address::read(Seam::Store, store)?;
+        let queue = match queue {
             Some(text) => Address::read(Seam::Queue, text)?,
             None if store.is_remote() => store.clone(),
             None => Address::Memory,
         };
-        let lock = match &globals.lock {
+        let lock = match lock {
             Some(text) => Address::read(Seam::Lock, text)?,
             None => store.clone(),
         };
         Ok(Self { store, queue, lock })
     }
 
-    pub(crate) fn get(&self, seam: Seam) -> &Address {
+    /// The place of a seam.
+    #[must_use]
+    pub fn get(&self, seam: Seam) -> &Address {
         match seam {
             Seam::Store => &self.store,
             Seam::Queue => &self.queue,
@@ -218,10 +248,12 @@ impl Places {
         }
     }
 
-    /// The directory of artifacts, if they are kept in one: beside the file, or below the working directory.
-    pub(crate) fn artifacts(&self, globals: &Globals) -> Option<PathBuf> {
-        match (&globals.artifacts, &self.store) {
-            (Some(directory), _) => Some(directory.clone()),
+    /// The directory of artifacts, if they are kept in one: the named one, the one beside the file, or one below the
+    /// working directory.
+    #[must_use]
+    pub fn artifacts(&self, named: Option<&Path>) -> Option<PathBuf> {
+        match (named, &self.store) {
+            (Some(directory), _) => Some(directory.to_owned()),
             (None, Address::Sqlite(config)) => {
                 Some(config.path.parent().map_or_else(PathBuf::new, ToOwned::to_owned).join("artifacts"))
             }
@@ -236,44 +268,35 @@ impl Places {
 mod tests {
     use super::*;
 
-    fn globals(words: &[&str]) -> Globals {
-        use clap::Parser as _;
-        let line = [&["orch", "doctor"], words].concat();
-        crate::args::Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).globals
-    }
-
-    fn places(words: &[&str]) -> Places {
-        Places::of(&globals(words)).unwrap_or_else(|fault| panic!("{words:?}: {fault:?}"))
+    fn places(store: &str, queue: Option<&str>, lock: Option<&str>) -> Places {
+        Places::read(store, queue, lock).unwrap_or_else(|fault| panic!("{store}: {fault:?}"))
     }
 
     #[test]
     fn hints_wait_in_memory_beside_a_file_and_slots_are_counted_in_it() {
-        let Places { store, queue, lock } = places(&["--store", "sqlite:a/b.db"]);
+        let Places { store, queue, lock } = places("sqlite:a/b.db", None, None);
         assert_eq!((store.to_string().as_str(), &queue), ("sqlite:a/b.db", &Address::Memory));
         assert_eq!(store, lock);
-        let memory = places(&["--store", "memory:", "--lock", "sqlite:x"]);
+        let memory = places("memory:", None, Some("sqlite:x"));
         assert_eq!((memory.queue, memory.lock.to_string().as_str()), (Address::Memory, "sqlite:x"));
     }
 
     #[cfg(all(feature = "mongo", feature = "redis", feature = "nats"))]
     #[test]
     fn beside_a_server_everything_is_on_it_unless_said_otherwise_and_nothing_shows_a_password() {
-        let all = places(&["--store", "redis://me:s3cret@h/1?namespace=x"]);
+        let all = places("redis://me:s3cret@h/1?namespace=x", None, None);
         assert!(all.store == all.queue && all.store == all.lock && all.store.is_remote());
-        let mixed = places(&[
-            "--store",
+        let mixed = places(
             "mongodb://me:s3cret@h,i/flows",
-            "--queue",
-            "nats://s3cret@q",
-            "--lock",
-            "rediss://:s3cret@l?namespace=y",
-        ]);
+            Some("nats://s3cret@q"),
+            Some("rediss://:s3cret@l?namespace=y"),
+        );
         let shown = format!("{all:?} {mixed:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
         let shown = Seam::ALL.map(|seam| mixed.get(seam).to_string());
         assert_eq!(shown[0], "mongodb://h,i/flows");
         assert!(shown[1].starts_with("nats://q:4222?namespace="), "{shown:?}");
         assert_eq!(shown[2], "rediss://l:6379/0?namespace=y");
-        assert_eq!(all.artifacts(&globals(&[])), Some(PathBuf::from(".orch/artifacts")));
+        assert_eq!(all.artifacts(None), Some(PathBuf::from(".orch/artifacts")));
     }
 }
