@@ -4,6 +4,8 @@ mod api;
 pub mod auth;
 pub mod dsse;
 mod resources;
+#[cfg(feature = "server")]
+pub mod server;
 mod settings;
 mod stream;
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! Who makes a request: tokens and what they allow.
 
+#[cfg(feature = "jwks-url")]
+mod fetch;
+mod issuer;
+mod jwks;
+mod jws;
 mod principal;
 mod scope;
 mod token;
@@ -8,9 +13,11 @@ use http::header;
 use http::request::Parts;
 use orch::{Secret, Timestamp};
 
+pub use issuer::{Issuer, Issuers};
+pub use jws::Algorithm;
 pub use principal::{Elevated, Principal, Tenants};
 pub use scope::{Elevation, Scope, Scopes};
-pub use token::{ApiToken, LocalToken};
+pub use token::{ApiToken, LocalToken, draw_token};
 
 use crate::api::code::Code;
 use crate::api::error::{ApiError, ApiResult};
@@ -29,23 +36,30 @@ pub struct Authentication {
     pub local: Option<LocalToken>,
     /// Tokens handed out by hand.
     pub tokens: Vec<ApiToken>,
+    /// The services whose tokens are taken.
+    pub issuers: Issuers,
 }
 
 impl Authentication {
     /// Whether nobody could get in.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.local.is_none() && self.tokens.is_empty()
+        self.local.is_none() && self.tokens.is_empty() && self.issuers.is_empty()
     }
 
     /// Who makes this request.
     pub(crate) async fn authenticate(&self, parts: &Parts, now: Timestamp) -> ApiResult<Principal> {
         let token = bearer(parts)?;
-        let local = self.local.as_ref().filter(|local| local.is(&token)).map(|_| Principal::local());
-        let known = || self.tokens.iter().find(|known| known.is(&token));
-        local
-            .or_else(|| known().filter(|known| known.is_valid(now)).map(ApiToken::principal))
-            .ok_or_else(denied)
+        if self.local.as_ref().is_some_and(|local| local.is(&token)) {
+            return Ok(Principal::local());
+        }
+        if let Some(known) = self.tokens.iter().find(|known| known.is(&token)) {
+            return Some(known)
+                .filter(|known| known.is_valid(now))
+                .map(ApiToken::principal)
+                .ok_or_else(denied);
+        }
+        self.issuers.principal(token.expose(), now).await.ok_or_else(denied)
     }
 }
 

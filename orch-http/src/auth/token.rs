@@ -25,6 +25,14 @@ impl LocalToken {
     }
 }
 
+/// Draws a token to be handed out, and answers it with its hash, which is all that need be kept.
+#[must_use]
+pub fn draw_token() -> (Secret, Digest) {
+    let text = format!("orch-token-{}", hex(draw::<32>()));
+    let hash = Digest::of(&text);
+    (Secret::new(text).expect("hex is a secret of good length"), hash)
+}
+
 /// A token for a small set-up or for a machine, with what it allows.
 #[derive(Clone, Debug)]
 pub struct ApiToken {

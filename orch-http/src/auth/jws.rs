@@ -1,0 +1,174 @@
+//! Signed tokens (JWS, RFC 7515) and the keys that verify them (JWK, RFC 7517), on ring.
+//!
+//! No library of JSON Web Tokens chooses its cryptography per verifier: the choice is one for the whole process, and the
+//! process is the host's.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+macro_rules! algorithms {
+    ($($name:ident = $word:literal),* $(,)?) => {
+        /// How tokens are signed. There is no `none` and nothing with shared keys: whoever verifies could sign.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[allow(missing_docs, reason = "the names are those of RFC 7518 and RFC 8037")]
+        pub enum Algorithm { $( #[serde(rename = $word)] $name, )* }
+
+        impl Algorithm {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in headers.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$name => $word, )* }
+            }
+        }
+
+        impl FromStr for Algorithm {
+            type Err = ();
+
+            fn from_str(text: &str) -> Result<Self, ()> {
+                match text { $( $word => Ok(Self::$name), )* _ => Err(()) }
+            }
+        }
+    };
+}
+
+algorithms! {
+    Rs256 = "RS256", Rs384 = "RS384", Rs512 = "RS512",
+    Ps256 = "PS256", Ps384 = "PS384", Ps512 = "PS512",
+    Es256 = "ES256", Es384 = "ES384", EdDsa = "EdDSA",
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A token taken apart; nothing of it is believed yet.
+pub(super) struct Unverified<'a> {
+    pub(super) header: Header,
+    /// Header and claims as they are signed.
+    signed: &'a str,
+    signature: Vec<u8>,
+    claims: &'a str,
+}
+
+/// What a token says about itself. Anything that must be understood and is not here makes it no token.
+#[derive(Debug, Deserialize)]
+pub(super) struct Header {
+    alg: String,
+    pub(super) kid: Option<String>,
+    pub(super) typ: Option<String>,
+    /// Extensions that must be understood: there are none.
+    crit: Option<Value>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Takes a token apart; nothing for what is none.
+    pub(super) fn read(token: &'a str) -> Option<Self> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, claims) = signed.split_once('.')?;
+        let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        (header.crit.is_none() && !claims.contains('.')).then_some(Self { header, signed, signature, claims })
+    }
+
+    pub(super) fn algorithm(&self) -> Option<Algorithm> {
+        self.header.alg.parse().ok()
+    }
+
+    /// The claims, without any proof: enough to see who should be asked for a key, and for nothing else.
+    pub(super) fn unproven_claims(&self) -> Option<Value> {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(self.claims).ok()?).ok()
+    }
+
+    /// Whether this key has signed the token.
+    pub(super) fn is_signed_by(&self, key: &Key, algorithm: Algorithm) -> bool {
+        key.verifies(algorithm, self.signed.as_bytes(), &self.signature)
+    }
+}
+
+/// A public key.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub(super) kid: Option<String>,
+    algorithm: Option<Algorithm>,
+    material: Material,
+}
+
+#[derive(Clone, Debug)]
+enum Material {
+    Rsa {
+        n: Vec<u8>,
+        e: Vec<u8>,
+    },
+    /// A point in its uncompressed form.
+    P256(Vec<u8>),
+    P384(Vec<u8>),
+    Ed25519(Vec<u8>),
+}
+
+impl Key {
+    /// Reads a JWK; nothing for one that verifies nothing here.
+    pub(super) fn read(jwk: &Value) -> Option<Self> {
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str);
+        let bytes = |name: &str| URL_SAFE_NO_PAD.decode(text(name)?).ok();
+        if text("use").is_some_and(|purpose| purpose != "sig") {
+            return None;
+        }
+        let point = |length: usize| {
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            (x.len() == length && y.len() == length).then(|| [&[4][..], &x, &y].concat())
+        };
+        let material = match (text("kty")?, text("crv")) {
+            ("RSA", _) => Material::Rsa { n: bytes("n")?, e: bytes("e")? },
+            ("EC", Some("P-256")) => Material::P256(point(32)?),
+            ("EC", Some("P-384")) => Material::P384(point(48)?),
+            ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
+            _ => return None,
+        };
+        let algorithm = match text("alg") {
+            None => None,
+            // A key for something else verifies nothing here.
+            Some(name) => Some(name.parse().ok()?),
+        };
+        Some(Self { kid: text("kid").map(str::to_owned), algorithm, material })
+    }
+
+    fn verifies(&self, algorithm: Algorithm, message: &[u8], signed: &[u8]) -> bool {
+        use Algorithm::{EdDsa, Es256, Es384, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+        if self.algorithm.is_some_and(|own| own != algorithm) {
+            return false;
+        }
+        let plain = |kind: &'static dyn VerificationAlgorithm, key: &[u8]| {
+            UnparsedPublicKey::new(kind, key).verify(message, signed).is_ok()
+        };
+        match (&self.material, algorithm) {
+            (Material::P256(key), Es256) => plain(&signature::ECDSA_P256_SHA256_FIXED, key),
+            (Material::P384(key), Es384) => plain(&signature::ECDSA_P384_SHA384_FIXED, key),
+            (Material::Ed25519(key), EdDsa) => plain(&signature::ED25519, key),
+            (Material::Rsa { n, e }, _) => {
+                let parameters = match algorithm {
+                    Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+                    Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+                    Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+                    Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
+                    Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
+                    Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
+                    Es256 | Es384 | EdDsa => return false,
+                };
+                RsaPublicKeyComponents { n, e }.verify(parameters, message, signed).is_ok()
+            }
+            _ => false,
+        }
+    }
+}

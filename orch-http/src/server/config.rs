@@ -1,0 +1,335 @@
+//! What `orch-server` is told: a TOML file, then the environment, then flags; what comes later goes before.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Problem, problems};
+
+/// The configuration, whole. Every field has a default, so that an empty file is a good one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Listen,
+    /// Where things are kept.
+    pub backends: Backends,
+    /// What this process executes.
+    pub work: Work,
+    /// Who gets in.
+    pub auth: Auth,
+    /// Whose DAGs are published.
+    pub dags: Dags,
+    /// Bounds.
+    pub limits: Limits,
+    /// What it says.
+    pub log: Log,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// The address. Anything but loopback needs TLS or `behind_proxy`, and a way to authenticate.
+    #[schemars(with = "String")]
+    pub address: SocketAddr,
+    /// A proxy in front ends TLS, and nobody reaches this address past it.
+    pub behind_proxy: bool,
+    /// The certificate chain, in PEM. It is read again on SIGHUP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// The authorities of which clients must have a certificate, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], 8470));
+        Self { address, behind_proxy: false, tls_cert: None, tls_key: None, tls_client_ca: None }
+    }
+}
+
+/// Where things are kept. Addresses with a password are written `@FILE`, or stand in the environment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backends {
+    /// Where runs are: `sqlite:PATH`, `mongodb://…`, `redis://…`, `memory:`.
+    pub store: String,
+    /// Where hints wait, also `nats://…`; in memory beside a file, otherwise with the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Where slots are counted, also `nats://…`; with the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    /// The directory of artifacts; `artifacts` beside a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<PathBuf>,
+}
+
+impl Default for Backends {
+    fn default() -> Self {
+        Self { store: "sqlite:.orch/orch.db".to_owned(), queue: None, lock: None, artifacts: None }
+    }
+}
+
+/// What this process executes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Work {
+    /// Whether it executes steps at all; workers outside may do it all the same.
+    pub enabled: bool,
+    /// Steps at once.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub slots: usize,
+    /// The queues it works for; all without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Vec<String>>,
+    /// What `fn/read` may read below, and where process steps run; nothing without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// Run `process` steps without a sandbox: whoever may publish DAGs then does what this user may do.
+    pub unsandboxed_processes: bool,
+    /// Seconds that an attempt counts as alive without a word from its worker.
+    #[schemars(range(min = 1, max = 3600))]
+    pub lease_seconds: u64,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            slots: 16,
+            queues: None,
+            root: None,
+            unsandboxed_processes: false,
+            lease_seconds: 30,
+        }
+    }
+}
+
+/// Who gets in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Draw a token for the user of this machine at every start. On loopback only.
+    pub local_token: bool,
+    /// Where that token is written, readable by this user alone.
+    pub local_token_file: PathBuf,
+    /// The file of hashed tokens, as `orch-server token new` writes its lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
+    /// The services whose JSON Web Tokens are taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<crate::auth::Issuer>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            local_token: true,
+            local_token_file: ".orch/token".into(),
+            tokens_file: None,
+            issuers: Vec::new(),
+        }
+    }
+}
+
+/// Whose DAGs are published.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dags {
+    /// Public keys (64 hex digits, Ed25519) whose signatures are trusted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<crate::api::schema::Hash>")]
+    pub signers: Vec<String>,
+    /// Publish only what one of them has signed.
+    pub require_signature: bool,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: usize,
+    /// Open connections of one address.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_per_address: usize,
+    /// Seconds that the head of a request, or a TLS handshake, may take.
+    #[schemars(range(min = 1, max = 600))]
+    pub header_seconds: u64,
+    /// Seconds that a request may take which is no stream and no long poll.
+    #[schemars(range(min = 1, max = 3600))]
+    pub request_seconds: u64,
+    /// Bytes of a body.
+    #[schemars(range(min = 1024, max = 268_435_456))]
+    pub body_bytes: usize,
+    /// Open streams.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub streams: usize,
+    /// Seconds that requests and steps may take to end when the service is told to stop.
+    #[schemars(range(min = 1, max = 3600))]
+    pub drain_seconds: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: 4_000,
+            header_seconds: 10,
+            request_seconds: 30,
+            body_bytes: 4 << 20,
+            streams: 5_000,
+            drain_seconds: 30,
+        }
+    }
+}
+
+impl Limits {
+    /// How long the head of a request may take.
+    pub(crate) fn header_time(&self) -> Duration {
+        Duration::from_secs(self.header_seconds)
+    }
+
+    /// How long the end may take.
+    pub(crate) fn drain_time(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+/// What it says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or those by module: `info,orch=debug`.
+    pub level: String,
+    /// `json` for machines, `text` for people; `auto` is text on a terminal.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// A JSON document a line.
+    Json,
+    /// Text.
+    Text,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its place.
+    pub fn read(path: &Path) -> Result<Self, Vec<Problem>> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|cause| {
+            vec![Problem { place: name.clone(), message: format!("cannot be read: {cause}"), hint: None }]
+        })?;
+        Self::parse(&name, &text)
+    }
+
+    /// Reads the text of a file called `name`.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        match toml::from_str::<Self>(text) {
+            Ok(config) => match problems::<Self>(name, text) {
+                none if none.is_empty() => Ok(config),
+                some => Err(some),
+            },
+            Err(error) => Err(match problems::<Self>(name, text) {
+                none if none.is_empty() => vec![Problem::of_toml(name, text, &error)],
+                some => some,
+            }),
+        }
+    }
+
+    /// What cannot be as it is, however it was said.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut say = |place: &str, message: &str, hint: &str| {
+            found.push(Problem {
+                place: place.to_owned(),
+                message: message.to_owned(),
+                hint: Some(hint.to_owned()),
+            });
+        };
+        let public = !self.listen.address.ip().is_loopback();
+        let tls = self.listen.tls_cert.is_some() && self.listen.tls_key.is_some();
+        if self.listen.tls_cert.is_some() != self.listen.tls_key.is_some() {
+            say(
+                "listen",
+                "a certificate needs its key, and a key its certificate",
+                "set tls_cert and tls_key",
+            );
+        }
+        if self.listen.tls_client_ca.is_some() && !tls {
+            say(
+                "listen.tls_client_ca",
+                "clients show certificates over TLS only",
+                "set tls_cert and tls_key",
+            );
+        }
+        if public && !tls && !self.listen.behind_proxy {
+            say(
+                "listen.address",
+                "others can reach this address, and nothing would be encrypted",
+                "set tls_cert and tls_key; or behind_proxy = true if a proxy ends TLS and nobody gets past it",
+            );
+        }
+        let known = self.auth.tokens_file.is_some() || !self.auth.issuers.is_empty();
+        if public && !known {
+            say(
+                "auth",
+                "others can reach this address, and nobody could tell who they are",
+                "set issuers or tokens_file; the local token is for loopback only",
+            );
+        }
+        if !public && !known && !self.auth.local_token {
+            say("auth", "nobody could get in", "set local_token, tokens_file or issuers");
+        }
+        if self.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
+            say("log.level", "this is no level", "write error, warn, info, debug or trace");
+        }
+        if let Some(queues) = &self.work.queues
+            && let Some(wrong) = queues.iter().find(|queue| orch::QueueName::new(queue).is_err())
+        {
+            say("work.queues", &format!("`{wrong}` is no name of a queue"), "names hold a-z 0-9 . _ -");
+        }
+        if self.dags.require_signature && self.dags.signers.is_empty() {
+            say("dags.require_signature", "without signers nothing could be published", "set signers");
+        }
+        found
+    }
+
+    /// The file that explains itself: every field with its default.
+    ///
+    /// # Panics
+    /// Never: the defaults are TOML.
+    #[must_use]
+    pub fn example() -> String {
+        super::problem::example::<Self>()
+    }
+}
