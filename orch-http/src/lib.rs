@@ -3,6 +3,7 @@
 mod api;
 pub mod auth;
 pub mod dsse;
+mod openapi;
 mod resources;
 #[cfg(feature = "server")]
 pub mod server;
@@ -21,6 +22,10 @@ pub use settings::{DagSettings, HttpLimits, Settings, StreamSettings};
 
 /// Where the resources are, below the prefix of the host.
 pub const BASE: &str = "/api/v1/orchestrator";
+
+/// Where the OpenAPI document is, below the prefix of the host; the same for people is at its `/page`.
+pub const OPENAPI: &str = "/.well-known/openapi";
+const OPENAPI_PAGE: &str = "/.well-known/openapi/page";
 
 /// What every handler may use. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
     let auth = std::mem::take(&mut settings.authentication);
     let app =
         App(Arc::new(Shared { orch: orchestrator, auth, settings, streams: stream::Streams::default() }));
-    let router = api::route::mount(&app, BASE, resources::routes());
+    let routes = resources::routes();
+    let (document, page) = resources::described(&openapi::document(&routes));
+    let router = api::route::mount(&app, BASE, routes).route(OPENAPI, document).route(OPENAPI_PAGE, page);
     router.layer(axum::middleware::from_fn_with_state(app, api::wrap::every))
 }

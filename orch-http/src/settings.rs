@@ -62,8 +62,6 @@ pub struct StreamSettings {
     /// How often a stream with nothing to say shows that it lives. 15 s by default. A WebSocket client that answers two of
     /// these with nothing is gone.
     pub heartbeat: Duration,
-    /// Messages that may wait for a slow client before its stream is ended, 16 to 65 536. 1 024 by default.
-    pub buffer: usize,
     /// How long a client may refuse to take a message before its stream is ended. 10 s by default.
     pub send_time: Duration,
     /// Streams of this process at most; further ones are answered with 503. 5 000 by default.
@@ -76,7 +74,6 @@ impl Default for StreamSettings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_secs(15),
-            buffer: 1_024,
             send_time: Duration::from_secs(10),
             streams: 5_000,
             origins: Vec::new(),

@@ -51,6 +51,7 @@ pub(crate) struct ErrorFields {
     pub(crate) trace_id: String,
     /// Every problem with its place; absent where there is none to name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(crate) details: Vec<Detail>,
 }
 

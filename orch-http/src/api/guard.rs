@@ -11,6 +11,7 @@ use orch::{Identity, TenantId};
 
 use super::code::Code;
 use super::error::{ApiError, ApiResult, Detail};
+use super::idempotency::{self, Met};
 use super::route::{Guard, RouteFacts};
 use super::trace::Trace;
 use crate::App;
@@ -58,19 +59,48 @@ pub(crate) async fn check(
         Err(error) => return seen(facts, None, error.into_response()),
     };
     let tenant = caller.as_ref().map(|caller| caller.who.tenant.clone());
-    if let Some(caller) = caller {
-        parts.extensions.insert(caller);
+    if let Some(caller) = &caller {
+        parts.extensions.insert(caller.clone());
     }
-    let answered = next.run(Request::from_parts(parts, body));
-    let response = if facts.endless {
-        answered.await
-    } else {
-        match tokio::time::timeout(app.settings.limits.request_time, answered).await {
-            Ok(response) => response,
-            Err(_) => ApiError::new(Code::RequestTimeout, "the request took too long").into_response(),
+    let request = Request::from_parts(parts, body);
+    let keyed = facts.idempotent_by_key && request.headers().contains_key(idempotency::HEADER);
+    let response = match caller.filter(|_| keyed) {
+        None => answer(&app, facts, request, next).await,
+        Some(caller) => {
+            once(&app, facts, &caller, request, next).await.unwrap_or_else(IntoResponse::into_response)
         }
     };
     seen(facts, tenant, response)
+}
+
+/// Has the handler answer, in time unless it answers for as long as somebody listens.
+async fn answer(app: &App, facts: &RouteFacts, request: Request, next: Next) -> Response {
+    let answered = next.run(request);
+    if facts.endless {
+        return answered.await;
+    }
+    match tokio::time::timeout(app.settings.limits.request_time, answered).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(Code::RequestTimeout, "the request took too long").into_response(),
+    }
+}
+
+/// Has the handler answer the first request with an idempotency key, and the others with that answer.
+async fn once(
+    app: &App,
+    facts: &RouteFacts,
+    caller: &Caller,
+    request: Request,
+    next: Next,
+) -> ApiResult<Response> {
+    let path = request.uri().path().to_owned();
+    match idempotency::claim(app, caller, &path, request).await? {
+        Met::Answered(response) => Ok(response),
+        Met::First(request, claim) => {
+            let response = answer(app, facts, request, next).await;
+            Ok(idempotency::keep(app, claim, response).await)
+        }
+    }
 }
 
 fn seen(facts: &'static RouteFacts, tenant: Option<TenantId>, mut response: Response) -> Response {
@@ -82,19 +112,12 @@ fn seen(facts: &'static RouteFacts, tenant: Option<TenantId>, mut response: Resp
 async fn admit(app: &App, facts: &RouteFacts, parts: Parts) -> ApiResult<(Parts, Option<Caller>)> {
     let scope = match facts.guard {
         Guard::Open => return Ok((parts, None)),
-        Guard::Scope(scope) | Guard::Installation(scope) => scope,
+        Guard::Scope(scope) => scope,
     };
     let principal = app.auth.authenticate(&parts, app.orch.now()).await?;
-    if facts.guard == Guard::Installation(scope) {
-        let whole = principal.tenants.is_every();
-        if !whole || !principal.scopes.allow(scope) {
-            return Err(lacking(scope, whole));
-        }
-        return Ok((parts, None));
-    }
     let tenant = tenant(app, &parts.headers, &principal)?;
     if !principal.scopes.allow(scope) {
-        return Err(lacking(scope, true));
+        return Err(ApiError::new(Code::ScopeRequired, format!("this needs the scope `{scope}`")));
     }
     let (reason, ticket) = reason(scope, &parts.headers, &principal)?;
     let mut who = Identity::new(tenant, principal.subject.clone());
@@ -102,14 +125,6 @@ async fn admit(app: &App, facts: &RouteFacts, parts: Parts) -> ApiResult<(Parts,
     who.ticket = ticket;
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
     Ok((parts, Some(Caller { who, principal: Arc::new(principal), trace })))
-}
-
-fn lacking(scope: Scope, whole: bool) -> ApiError {
-    let message = match whole {
-        true => format!("this needs the scope `{scope}`"),
-        false => "this needs a token that speaks for every tenant".to_owned(),
-    };
-    ApiError::new(Code::ScopeRequired, message)
 }
 
 /// The tenant that the request names, if the token speaks for it.

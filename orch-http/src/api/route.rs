@@ -26,8 +26,6 @@ pub(crate) enum Guard {
     Open,
     /// Callers of a tenant whose token has the scope.
     Scope(Scope),
-    /// Callers whose token has the scope, for the whole installation: no tenant is named.
-    Installation(Scope),
 }
 
 /// The schema of something a route takes or gives.
@@ -173,12 +171,6 @@ impl Route {
     /// Answers for as long as somebody listens.
     pub(crate) fn endless(mut self) -> Self {
         self.facts.endless = true;
-        self
-    }
-
-    /// Is harmless to repeat by its nature, or must not be answered twice: no answer is kept for its idempotency key.
-    pub(crate) fn keeps_no_answer(mut self) -> Self {
-        self.facts.idempotent_by_key = false;
         self
     }
 }

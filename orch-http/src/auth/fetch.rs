@@ -13,7 +13,7 @@ use url::{Host, Url};
 
 /// Fetches one document from one address.
 #[derive(Clone, Debug)]
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     client: reqwest::Client,
     url: Url,
 }

@@ -24,7 +24,7 @@ const KEYS_MAX: usize = 100;
 
 /// Where an issuer publishes its keys.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(crate) enum Place {
     File(PathBuf),
     #[cfg(feature = "jwks-url")]
     Url(super::fetch::Fetcher),
@@ -32,7 +32,7 @@ pub(super) enum Place {
 
 /// The keys of an issuer.
 #[derive(Debug)]
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     place: Place,
     known: RwLock<Known>,
     /// One reading at a time.
@@ -52,7 +52,7 @@ impl KeySet {
     }
 
     /// The keys that a token may have been signed with: the one it names, or all if it names none.
-    pub(super) async fn find(&self, kid: Option<&str>, now: Timestamp) -> Vec<Key> {
+    pub(crate) async fn find(&self, kid: Option<&str>, now: Timestamp) -> Vec<Key> {
         let age = |at: Option<Timestamp>| at.map_or(Duration::MAX, |at| now.since(at));
         let known = self.known();
         let found = matching(&known.keys, kid);

@@ -99,7 +99,7 @@ impl<'a> Unverified<'a> {
 
 /// A public key.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub(super) kid: Option<String>,
     algorithm: Option<Algorithm>,
     material: Material,

@@ -79,3 +79,9 @@ fn denied() -> ApiError {
     ApiError::new(Code::Unauthenticated, "this needs a valid token: `Authorization: Bearer …`")
         .with_header(header::WWW_AUTHENTICATE, how)
 }
+
+/// The keys in a file, for tests of their ages.
+#[cfg(test)]
+pub(crate) fn test_keys(file: std::path::PathBuf) -> jwks::KeySet {
+    jwks::KeySet::new(jwks::Place::File(file))
+}

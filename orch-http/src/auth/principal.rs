@@ -24,12 +24,6 @@ impl Tenants {
             Self::Some(tenants) => tenants.contains(tenant),
         }
     }
-
-    /// Whether they are all there are.
-    #[must_use]
-    pub const fn is_every(&self) -> bool {
-        matches!(self, Self::Every)
-    }
 }
 
 /// Why elevated actions are done, as the token says.

@@ -134,7 +134,7 @@ struct JobView {
     replay_of: Option<RunId>,
     /// What it made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "schema::Json")]
+    #[schemars(with = "Option<schema::Json>")]
     result: Option<Value>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 
 mod admin;
 mod dags;
+mod described;
 mod events;
 mod gates;
 mod graph;
@@ -14,6 +15,8 @@ mod steps;
 mod streams;
 
 use crate::api::Route;
+
+pub(crate) use described::described;
 
 /// All routes.
 pub(crate) fn routes() -> Vec<Route> {

@@ -168,11 +168,11 @@ struct StepDetail {
     step: StepView,
     /// What it was given, where expressions made it and it is small enough to be recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "schema::Json")]
+    #[schemars(with = "Option<schema::Json>")]
     input: Option<Value>,
     /// What it made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "schema::Json")]
+    #[schemars(with = "Option<schema::Json>")]
     output: Option<Value>,
     /// The earliest start of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
-use orch::{DagId, RunId, RunStatus};
+use orch::{RunId, RunStatus};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,16 +14,16 @@ use crate::api::code::Code;
 use crate::api::route::{NDJSON, Shape};
 use crate::api::{ApiError, ApiResult, Caller, Guard, Query, Route, schema};
 use crate::auth::Scope;
-use crate::stream::{Filter, MessageView, Open, Source, serve_events, serve_socket};
+use crate::stream::{MessageView, Source, serve_events, serve_socket};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/runs/stream", "streamRuns", Guard::Scope(Scope::Read), stream)
-            .says("Hear what happens to runs as it happens: over WebSocket, or as server-sent events for whoever accepts `text/event-stream`. A stream of one run begins with its first entry, any other now; both go on after a cursor.")
+            .says("Hear what happens to a run as it happens: over WebSocket, or as server-sent events for whoever accepts `text/event-stream`. A stream begins with the first entry of the run, or goes on after a cursor.")
             .query::<AskStream>()
             .gives_as(StatusCode::OK, "text/event-stream", Some(Shape::of::<MessageView>()))
             .gives_as(StatusCode::SWITCHING_PROTOCOLS, NDJSON, None)
-            .may(&[Code::NotFound, Code::CursorExpired, Code::OriginForbidden, Code::NotAcceptable, Code::Unsupported, Code::Unavailable])
+            .may(&[Code::NotFound, Code::CursorExpired, Code::OriginForbidden, Code::NotAcceptable])
             .endless(),
     ]
 }
@@ -32,15 +32,11 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AskStream {
-    /// Only of this run.
+    /// The run.
     #[serde(rename = "runId")]
-    #[schemars(with = "Option<schema::RunId>")]
-    run_id: Option<RunId>,
-    /// Only of runs of this DAG.
-    #[serde(rename = "dagId")]
-    #[schemars(with = "Option<schema::Slug>")]
-    dag_id: Option<DagId>,
-    /// Only messages after which their run has this status.
+    #[schemars(with = "schema::RunId")]
+    run_id: RunId,
+    /// Only messages after which the run has this status.
     #[schemars(with = "Option<schema::RunStatus>")]
     status: Option<RunStatus>,
     /// Go on after the message that bore this cursor; `Last-Event-ID` says the same.
@@ -60,23 +56,19 @@ async fn stream(
         return Err(busy.retry_after(std::time::Duration::from_secs(5)));
     }
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let filter = Filter { dag: asked.dag_id, status: asked.status };
-    let open = Open { run: asked.run_id, filter, cursor: asked.cursor.or(last) };
+    let cursor = asked.cursor.or(last);
+    let open = || Source::open(&app, &caller.who, asked.run_id, asked.status, cursor.as_deref());
     let wants = |media: &str| {
         let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         accepted.is_none_or(|accepted| accepted.contains(media) || accepted.contains("*/*"))
     };
     let expires = caller.principal.expires;
     match upgrade {
-        Ok(upgrade) => {
-            Ok(serve_socket(upgrade, app.clone(), Source::open(&app, &caller.who, open).await?, expires))
-        }
+        Ok(upgrade) => Ok(serve_socket(upgrade, app.clone(), open().await?, expires)),
         Err(rejected) if headers.contains_key(header::UPGRADE) => {
             Err(ApiError::new(Code::InvalidRequest, rejected.body_text()))
         }
-        Err(_) if wants("text/event-stream") => {
-            Ok(serve_events(app.clone(), Source::open(&app, &caller.who, open).await?, expires))
-        }
+        Err(_) if wants("text/event-stream") => Ok(serve_events(app.clone(), open().await?, expires)),
         Err(_) => Err(ApiError::new(Code::NotAcceptable, "a stream is a WebSocket or `text/event-stream`")),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use orch::ledger::{ArtifactRef, Entry, Event, ProgressNote};
-use orch::{DagId, RunId, RunRow, RunStatus, StepKey, StepStatus, TenantId, Timestamp};
+use orch::{DagId, RunId, RunStatus, StepKey, StepStatus, TenantId, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -81,23 +81,22 @@ impl StepPart {
     }
 }
 
-/// A message on its way: what filters look at, and the line itself, made once for all who hear it.
+/// A message on its way.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) kind: &'static str,
     pub(crate) cursor: String,
-    pub(crate) run: RunId,
-    pub(crate) dag: DagId,
     pub(crate) status: RunStatus,
-    pub(crate) line: Arc<str>,
+    /// The message as JSON.
+    pub(crate) line: String,
 }
 
 /// What must be known of a run to tell of its entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    pub(crate) dag: DagId,
+    dag: DagId,
     trace: Option<Arc<str>>,
-    pub(crate) status: RunStatus,
+    status: RunStatus,
 }
 
 impl Known {
@@ -106,12 +105,6 @@ impl Known {
         let Event::RunCreated(created) = &entry.event else { return None };
         let trace = trace(created.traceparent.as_deref());
         Some(Self { dag: created.dag_id.clone(), trace, status: RunStatus::Pending })
-    }
-
-    /// What a run's row tells. Before its end a run was under way.
-    pub(crate) fn of_row(row: &RunRow) -> Self {
-        let status = if row.status.is_terminal() { RunStatus::Running } else { row.status };
-        Self { dag: row.dag.clone(), trace: trace(row.traceparent.as_deref()), status }
     }
 
     /// The messages that tell of an entry. `cursor` names each by its place among them.
@@ -138,8 +131,8 @@ impl Known {
                 event: entry.event.type_name(),
                 step,
             };
-            let line = serde_json::to_string(&view).unwrap_or_default().into();
-            Message { kind, cursor, run, dag: self.dag.clone(), status: self.status, line }
+            let line = serde_json::to_string(&view).unwrap_or_default();
+            Message { kind, cursor, status: self.status, line }
         };
         (0..).zip(parts).map(message).collect()
     }
@@ -224,19 +217,5 @@ fn logs(event: &Event) -> Option<&ArtifactRef> {
         Event::StepParked(e) => e.logs.as_ref(),
         Event::StepCancelled(e) => e.logs.as_ref(),
         _ => None,
-    }
-}
-
-/// Which messages a stream is about.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) dag: Option<DagId>,
-    pub(crate) status: Option<RunStatus>,
-}
-
-impl Filter {
-    pub(crate) fn wants(&self, message: &Message) -> bool {
-        self.dag.as_ref().is_none_or(|dag| *dag == message.dag)
-            && self.status.is_none_or(|status| status == message.status)
     }
 }

@@ -1,12 +1,11 @@
 //! Streams of what happens to runs: over WebSocket and as server-sent events, resumed without gap or duplicate.
 //!
 //! ```text
-//! ledger ──▶ RunEvents (one run) ─────────────▶ Source ──▶ socket.rs | sse.rs ──▶ client
-//!        └─▶ RunFeed (a tenant) ──▶ hub.rs ──▶ Source
+//! ledger ──▶ RunEvents ──▶ source.rs ──▶ socket.rs | sse.rs ──▶ client
 //! ```
 //!
-//! A hub reads the feed of a tenant once, for all who listen, and keeps the last messages. Who resumes from a cursor that the
-//! hub still has goes on there; who comes from further back reads the ledger until it has caught up with the hub.
+//! The record of a run is its own log: a cursor names a place in it, and whatever reads from there on says the same as the
+//! first time, in this process or another.
 
 mod cursor;
 mod message;
@@ -15,8 +14,8 @@ mod socket;
 mod source;
 mod sse;
 
-pub(crate) use message::{Filter, MessageView};
+pub(crate) use message::MessageView;
 pub(crate) use open::Streams;
 pub(crate) use socket::{credentials, serve as serve_socket};
-pub(crate) use source::{Open, Source};
+pub(crate) use source::Source;
 pub(crate) use sse::serve as serve_events;

@@ -117,7 +117,7 @@ impl Stream<'_> {
                     Frame::Ping(Default::default())
                 }
                 next = self.source.next() => match next {
-                    Ok(Some(message)) => Frame::Text((&*message.line).into()),
+                    Ok(Some(message)) => Frame::Text(message.line.into()),
                     Ok(None) => return Some((close::ENDED, "the run has ended")),
                     Err(error) => return Some(why(&error)),
                 },
@@ -133,7 +133,6 @@ impl Stream<'_> {
 
 fn why(error: &orch::Error) -> (u16, &'static str) {
     match error.kind() {
-        ErrorKind::LimitExceeded => (close::TOO_SLOW, "the stream was read too slowly"),
         ErrorKind::Closed => (close::GOING_AWAY, "the service is shutting down"),
         ErrorKind::Unavailable | ErrorKind::Indeterminate => (close::TRY_AGAIN, "a backend is away"),
         _ => {

@@ -78,7 +78,6 @@ async fn last(sender: &mpsc::Sender<Bytes>, code: &str) {
 
 fn why(error: &orch::Error) -> &'static str {
     match error.kind() {
-        ErrorKind::LimitExceeded => "TOO_SLOW",
         ErrorKind::Closed => "GOING_AWAY",
         kind => Code::from(kind).as_str(),
     }

@@ -1,8 +1,11 @@
 //! The service as its clients see it, without a socket: requests go into the router, answers come out.
 
+mod auth;
 mod dags;
 mod guards;
+mod idempotency;
 mod looking;
+mod openapi;
 mod runs;
 mod streams;
 mod waiting;
