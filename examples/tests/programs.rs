@@ -26,6 +26,18 @@ fn embedding_adds_up_a_bill_and_finds_it_again_in_its_file() {
 }
 
 #[test]
+fn the_service_is_served_beside_the_routes_of_its_host() {
+    says(
+        env!("CARGO_BIN_EXE_serving"),
+        &[
+            "GET /: the host",
+            "POST /flows/api/v1/orchestrator/runs: 201",
+            "GET /flows/api/v1/orchestrator/runs: 1 run, completed",
+        ],
+    );
+}
+
+#[test]
 fn approvals_ship_what_was_approved_and_nothing_else() {
     says(
         env!("CARGO_BIN_EXE_approvals"),

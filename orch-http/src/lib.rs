@@ -1,4 +1,46 @@
 //! The HTTP service of orch: a router that mounts into a host or stands alone.
+//!
+//! # Example
+//!
+//! ```
+//! use axum::routing::get;
+//! use orch::Orchestrator;
+//! use orch_http::auth::{Authentication, LocalToken};
+//! use orch_http::{Settings, router};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), orch::Error> {
+//! let orchestrator = Orchestrator::builder().start()?;
+//! let (token, text) = LocalToken::draw();
+//! let authentication = Authentication { local: Some(token), ..Authentication::default() };
+//! let service = router(orchestrator.clone(), Settings { authentication, ..Settings::default() });
+//! // Beside the host's own routes, under any prefix.
+//! let host: axum::Router = axum::Router::new().route("/", get(|| async { "the host" })).nest("/flows", service);
+//! # drop((host, text));
+//! # orchestrator.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rooms
+//!
+//! | room | what it is |
+//! |---|---|
+//! | `api/` | what all resources have in common: the table of routes, guards, errors, bodies, pages, idempotency keys |
+//! | [`auth`] | who makes a request: tokens, scopes, tenants, reasons |
+//! | `resources/` | a file for each resource: its routes, its guards, what it says |
+//! | `stream/` | what happens to runs, as it happens |
+//! | `openapi/` | the OpenAPI document and its page, made from the table of routes |
+//! | [`dsse`] | who vouches for a document |
+//! | `server/` | the program `orch-server`: configuration, connections, beginning and end |
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `server` | yes | the program `orch-server` and the module `server` |
+//! | `jwks-url` | with `server` | keys of issuers from a URL, besides files |
+//! | `mongo`, `redis`, `nats` | no | what `orch-server` can keep things on besides SQLite |
 
 mod api;
 pub mod auth;
@@ -53,7 +95,6 @@ impl std::ops::Deref for App {
 ///
 /// # Panics
 /// When no header is to name the tenant.
-#[must_use]
 pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
     assert!(!settings.tenant_headers.is_empty(), "some header must name the tenant");
     let auth = std::mem::take(&mut settings.authentication);

@@ -21,7 +21,7 @@ cargo xtask <chore>
   tidy    the rules no compiler checks: file lengths, leftovers, invariants and their tests, links
   sim     simulate: 10 000 seeds, or what the arguments say (`cargo xtask sim --seed 7 --trace`)
   bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
-          line, fuzz/Cargo.lock
+          line, what docs/ says of the service, fuzz/Cargo.lock
   fuzz [--seconds N] [--release] [TARGET…]
           run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
@@ -66,6 +66,11 @@ fn test() -> Result<(), String> {
     cargo(
         "lints of the command line without servers",
         &[&["clippy", "-p", "orch-cli"], &deny[..]].concat(),
+        &[],
+    )?;
+    cargo(
+        "lints of the router without its server",
+        &[&["clippy", "-p", "orch-http", "--no-default-features"], &deny[..]].concat(),
         &[],
     )?;
     tests()?;
@@ -140,6 +145,7 @@ fn bless() -> Result<(), String> {
     cargo("schema", &["test", "--package", "orch", "--test", "dag_schema"], &bless)?;
     cargo("recorded ledgers", &["test", "--package", "orch", "--test", "golden"], &bless)?;
     cargo("snapshots", &["test", "--package", "orch-cli"], &bless)?;
+    cargo("descriptions of the service", &["test", "--package", "orch-http"], &bless)?;
     let lock = ["update", "--workspace", "--manifest-path", "fuzz/Cargo.toml"];
     cargo("the fuzz targets' lock file", &lock, &[])
 }

@@ -96,7 +96,8 @@ async fn once(
     let path = request.uri().path().to_owned();
     match idempotency::claim(app, caller, &path, request).await? {
         Met::Answered(response) => Ok(response),
-        Met::First(request, claim) => {
+        Met::First(first) => {
+            let (request, claim) = *first;
             let response = answer(app, facts, request, next).await;
             Ok(idempotency::keep(app, claim, response).await)
         }

@@ -55,7 +55,7 @@ struct KeptAnswer {
 /// What a request with a key meets.
 pub(crate) enum Met {
     /// It is the first: it is to be done, and its answer to be kept with this claim.
-    First(Request, Claim),
+    First(Box<(Request, Claim)>),
     /// It was answered before.
     Answered(Response),
 }
@@ -105,7 +105,7 @@ pub(crate) async fn claim(app: &App, caller: &Caller, path: &str, request: Reque
         match app.orch.store().put_doc(&put(&key, expect, &kept)?).await {
             Ok(version) => {
                 clear(app, caller, today).await?;
-                return Ok(Met::First(request, Claim { key, version, kept }));
+                return Ok(Met::First(Box::new((request, Claim { key, version, kept }))));
             }
             // Somebody else was faster.
             Err(error) if error.kind() == ErrorKind::Conflict => {}

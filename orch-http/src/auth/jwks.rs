@@ -16,6 +16,7 @@ const FLOOR: Duration = Duration::from_secs(10);
 /// How long keys are used that cannot be read again.
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a reading may take.
+#[cfg(feature = "jwks-url")]
 const READ_TIME: Duration = Duration::from_secs(5);
 /// Bytes of a set of keys.
 const BYTES_MAX: usize = 256 << 10;

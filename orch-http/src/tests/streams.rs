@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use orch::{Limits, Orchestrator};
