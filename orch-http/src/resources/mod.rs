@@ -1,8 +1,11 @@
 //! The resources: a file each, with its routes, its guards and what it says.
 
 mod admin;
+mod artifacts;
+mod audit;
 mod dags;
 mod described;
+mod entries;
 mod events;
 mod gates;
 mod graph;
@@ -22,6 +25,8 @@ pub(crate) use described::described;
 pub(crate) fn routes() -> Vec<Route> {
     let resources = [
         admin::routes(),
+        artifacts::routes(),
+        audit::routes(),
         dags::routes(),
         events::routes(),
         gates::routes(),

@@ -1,11 +1,11 @@
 //! Looking at runs: records, pictures, explanations, logs, attempts.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use orch::executor::{LogStream, StepContext};
 use orch::{Failure, Limits, Orchestrator};
 use serde_json::json;
 
-use super::{FULL, Service, tenant, token};
+use super::{FULL, STRANGER, Service, ask, tenant, token};
 use crate::auth::{Authentication, Scopes};
 use crate::{Settings, router};
 
@@ -103,6 +103,43 @@ async fn a_run_is_drawn_in_every_format_with_the_statuses_of_its_steps() {
         let drawn = service.get(&format!("/runs/{run}/graph?format={format}")).await;
         assert!(drawn.status == StatusCode::OK && drawn.text.contains(begin), "{}", drawn.text);
     }
+}
+
+#[tokio::test]
+async fn t1_an_artifact_is_its_tenants_alone_and_a_browser_does_not_show_it() {
+    let (service, run) = tried().await;
+    let step = service.get(&format!("/runs/{run}/steps/after")).await.expect(StatusCode::OK);
+    let path = format!("/artifacts/{}", step["logsRef"].as_str().unwrap());
+    let log = service.get(&path).await;
+    assert!(log.status == StatusCode::OK && log.text.contains("attempt 1 at 7"), "{}", log.text);
+    assert_eq!(log.headers["content-disposition"], "attachment");
+    assert_eq!(log.headers["x-content-type-options"], "nosniff");
+    let tokens = vec![token(FULL, &["acme"], Scopes::all()), token(STRANGER, &["stranger"], Scopes::all())];
+    let authentication = Authentication { tokens, ..Authentication::default() };
+    let router = router(service.orch.clone(), Settings { authentication, ..Settings::default() });
+    let service = Service { router, ..service };
+    let theirs = service.send(ask(Method::GET, &path, Some(STRANGER), Some("stranger"), None)).await;
+    assert_eq!((theirs.status, theirs.code()), (StatusCode::NOT_FOUND, "NOT_FOUND"));
+    assert_eq!(service.get("/artifacts/no-hash").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_audit_stream_is_read_page_by_page_and_is_empty_before_anything_was_done() {
+    let (service, run) = tried().await;
+    for _ in 0..3 {
+        service.post(&format!("/runs/{run}:replay"), json!({})).await.expect(StatusCode::CREATED);
+    }
+    let first = service.get("/audit?page_size=2").await.expect(StatusCode::OK);
+    assert_eq!(
+        (&first["items"][0]["data"]["action"], &first["head_seq"]),
+        (&json!("dag.publish"), &json!(4))
+    );
+    let next = first["next_page_token"].as_str().unwrap();
+    let rest = service.get(&format!("/audit?page_token={next}")).await.expect(StatusCode::OK);
+    assert_eq!(rest["items"][1]["data"]["detail"]["ticket"], "T-1", "{rest}");
+    let other = Service::start().await;
+    let empty = other.send(ask(Method::GET, "/audit", Some(FULL), Some("umbrella"), None)).await;
+    assert_eq!(empty.expect(StatusCode::OK)["items"], json!([]));
 }
 
 #[tokio::test]

@@ -136,6 +136,7 @@ async fn what_the_service_answers_is_what_the_document_says() {
         ("explainStep", format!("/runs/{run}/explain?stepId=greet")),
         ("listGates", "/gates".to_owned()),
         ("listQueues", "/queues".to_owned()),
+        ("listAudit", "/audit".to_owned()),
     ] {
         let answer = service.get(&path).await;
         assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
