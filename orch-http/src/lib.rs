@@ -60,7 +60,7 @@ use axum::Router;
 use orch::Orchestrator;
 
 pub use api::code::Code;
-pub use settings::{DagSettings, HttpLimits, Settings, StreamSettings};
+pub use settings::{DagSettings, HttpLimits, RateLimit, Settings, StreamSettings};
 
 /// Where the resources are, below the prefix of the host.
 pub const BASE: &str = "/api/v1/orchestrator";
@@ -78,7 +78,11 @@ pub(crate) struct Shared {
     pub(crate) orch: Orchestrator,
     pub(crate) auth: auth::Authentication,
     pub(crate) settings: Settings,
-    pub(crate) streams: stream::Streams,
+    /// Streams that are open.
+    pub(crate) streams: api::count::Count,
+    /// Requests that are under way.
+    pub(crate) requests: api::count::Count,
+    pub(crate) rates: api::rate::Rates,
 }
 
 impl std::ops::Deref for App {
@@ -98,8 +102,14 @@ impl std::ops::Deref for App {
 pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
     assert!(!settings.tenant_headers.is_empty(), "some header must name the tenant");
     let auth = std::mem::take(&mut settings.authentication);
-    let app =
-        App(Arc::new(Shared { orch: orchestrator, auth, settings, streams: stream::Streams::default() }));
+    let app = App(Arc::new(Shared {
+        orch: orchestrator,
+        auth,
+        settings,
+        streams: Default::default(),
+        requests: Default::default(),
+        rates: Default::default(),
+    }));
     let routes = resources::routes();
     let (document, page) = resources::described(&openapi::document(&routes));
     let router = api::route::mount(&app, BASE, routes).route(OPENAPI, document).route(OPENAPI_PAGE, page);

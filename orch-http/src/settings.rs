@@ -44,15 +44,36 @@ impl Default for Settings {
 /// The bounds of requests.
 #[derive(Clone, Debug)]
 pub struct HttpLimits {
-    /// Bytes of a JSON body, after unpacking. 4 MiB by default: a document of the largest size fits.
+    /// Bytes of a body. 4 MiB by default: a document of the largest size fits.
     pub body_bytes: usize,
     /// How long a request may take that is no stream and no long poll. 30 s by default.
     pub request_time: Duration,
+    /// Requests under way that are no streams; further ones are answered with 503 at once. 2 000 by default.
+    pub in_flight: usize,
+    /// How often a tenant may ask, all its callers together. Unlimited by default.
+    pub tenant_rate: Option<RateLimit>,
+    /// How often one caller may ask for one tenant. Unlimited by default.
+    pub subject_rate: Option<RateLimit>,
+}
+
+/// How often something may happen: a token bucket of this process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    /// How often in the long run, more than 0.
+    pub per_second: f64,
+    /// How often at once, at least 1.
+    pub burst: u32,
 }
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        Self { body_bytes: 4 << 20, request_time: Duration::from_secs(30) }
+        Self {
+            body_bytes: 4 << 20,
+            request_time: Duration::from_secs(30),
+            in_flight: 2_000,
+            tenant_rate: None,
+            subject_rate: None,
+        }
     }
 }
 

@@ -75,7 +75,7 @@ codes! {
     CursorExpired = 410 "CURSOR_EXPIRED",
     /// `If-Match` names another state than the present one.
     PreconditionFailed = 412 "PRECONDITION_FAILED",
-    /// The body is larger than the limit, or becomes so when it is unpacked.
+    /// The body is larger than the limit.
     BodyTooLarge = 413 "BODY_TOO_LARGE",
     /// The body is of a media type or an encoding that is not understood here.
     UnsupportedMediaType = 415 "UNSUPPORTED_MEDIA_TYPE",

@@ -1,6 +1,7 @@
 //! Before any handler: who asks, for which tenant, with which scope, and why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
@@ -63,13 +64,22 @@ pub(crate) async fn check(
         parts.extensions.insert(caller.clone());
     }
     let request = Request::from_parts(parts, body);
+    let left =
+        match caller.as_ref().map(|caller| app.rates.take(&app.settings.limits, caller, app.orch.now())) {
+            None => None,
+            Some(Ok(left)) => left,
+            Some(Err(error)) => return seen(facts, tenant, error.into_response()),
+        };
     let keyed = facts.idempotent_by_key && request.headers().contains_key(idempotency::HEADER);
-    let response = match caller.filter(|_| keyed) {
+    let mut response = match caller.filter(|_| keyed) {
         None => answer(&app, facts, request, next).await,
         Some(caller) => {
             once(&app, facts, &caller, request, next).await.unwrap_or_else(IntoResponse::into_response)
         }
     };
+    if let Some(left) = left {
+        left.tell(&mut response);
+    }
     seen(facts, tenant, response)
 }
 
@@ -79,6 +89,10 @@ async fn answer(app: &App, facts: &RouteFacts, request: Request, next: Next) -> 
     if facts.endless {
         return answered.await;
     }
+    let Some(_place) = app.requests.enter(app.settings.limits.in_flight) else {
+        let busy = ApiError::new(Code::Unavailable, "too many requests are under way");
+        return busy.retry_after(Duration::from_secs(1)).into_response();
+    };
     match tokio::time::timeout(app.settings.limits.request_time, answered).await {
         Ok(response) => response,
         Err(_) => ApiError::new(Code::RequestTimeout, "the request took too long").into_response(),

@@ -3,12 +3,14 @@
 pub(crate) mod body;
 pub(crate) mod code;
 pub(crate) mod conditional;
+pub(crate) mod count;
 pub(crate) mod error;
 pub(crate) mod guard;
 pub(crate) mod idempotency;
 pub(crate) mod page;
 pub(crate) mod path;
 pub(crate) mod query;
+pub(crate) mod rate;
 pub(crate) mod route;
 pub(crate) mod schema;
 pub(crate) mod trace;

@@ -1,12 +1,13 @@
 //! Around everything: a trace for every request, one form for every error, and headers that keep browsers careful.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::error::ApiError;
 use super::guard::Seen;
@@ -29,16 +30,7 @@ pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Ne
         }
     };
     let mut response = render(response, &trace, problem_json);
-    let seen = response.extensions().get::<Seen>();
-    tracing::info!(
-        trace_id = trace.id,
-        tenant = seen.and_then(|seen| seen.tenant.as_ref()).map(ToString::to_string),
-        operation = seen.map(|seen| seen.operation),
-        method = method.as_str(),
-        status = response.status().as_u16(),
-        micros = u64::try_from(app.orch.now().since(began).as_micros()).unwrap_or(u64::MAX),
-        "request"
-    );
+    told(&response, &trace, &method, app.orch.now().since(began));
     let headers = response.headers_mut();
     headers.extend([(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))]);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -46,6 +38,29 @@ pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Ne
         headers.insert(TRACE_HEADER, id);
     }
     response
+}
+
+/// Tells the log of a request. Reading that went well is told in detail only: there is much of it.
+fn told(response: &Response, trace: &Trace, method: &Method, took: Duration) {
+    macro_rules! tell {
+        ($level:ident) => {{
+            let seen = response.extensions().get::<Seen>();
+            tracing::$level!(
+                trace_id = trace.id,
+                tenant = seen.and_then(|seen| seen.tenant.as_ref()).map(ToString::to_string),
+                operation = seen.map(|seen| seen.operation),
+                method = method.as_str(),
+                status = response.status().as_u16(),
+                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                "request"
+            );
+        }};
+    }
+    if method == Method::GET && !response.status().is_client_error() && !response.status().is_server_error() {
+        tell!(debug);
+    } else {
+        tell!(info);
+    }
 }
 
 /// Gives an error its body.

@@ -221,7 +221,7 @@ pub(crate) fn codes(facts: &RouteFacts) -> Vec<Code> {
             Code::ScopeRequired,
         ]);
         codes.extend(scope.elevation().map(|_| Code::ReasonRequired));
-        codes.extend([Code::LedgerCorrupt, Code::Indeterminate]);
+        codes.extend([Code::LedgerCorrupt, Code::Indeterminate, Code::RateLimited]);
     }
     if facts.body.is_some() {
         codes.extend([Code::BodyTooLarge, Code::UnsupportedMediaType]);

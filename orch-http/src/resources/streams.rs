@@ -51,10 +51,12 @@ async fn stream(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     check_origin(&headers, &app.settings.streams.origins)?;
-    if app.settings.closing.is_cancelled() || app.streams.count() >= app.settings.streams.streams {
+    let place =
+        app.streams.enter(app.settings.streams.streams).filter(|_| !app.settings.closing.is_cancelled());
+    let place = place.ok_or_else(|| {
         let busy = ApiError::new(Code::Unavailable, "no further stream can be opened now");
-        return Err(busy.retry_after(std::time::Duration::from_secs(5)));
-    }
+        busy.retry_after(std::time::Duration::from_secs(5))
+    })?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let cursor = asked.cursor.or(last);
     let open = || Source::open(&app, &caller.who, asked.run_id, asked.status, cursor.as_deref());
@@ -64,11 +66,11 @@ async fn stream(
     };
     let expires = caller.principal.expires;
     match upgrade {
-        Ok(upgrade) => Ok(serve_socket(upgrade, app.clone(), open().await?, expires)),
+        Ok(upgrade) => Ok(serve_socket(upgrade, app.clone(), open().await?, expires, place)),
         Err(rejected) if headers.contains_key(header::UPGRADE) => {
             Err(ApiError::new(Code::InvalidRequest, rejected.body_text()))
         }
-        Err(_) if wants("text/event-stream") => Ok(serve_events(app.clone(), open().await?, expires)),
+        Err(_) if wants("text/event-stream") => Ok(serve_events(app.clone(), open().await?, expires, place)),
         Err(_) => Err(ApiError::new(Code::NotAcceptable, "a stream is a WebSocket or `text/event-stream`")),
     }
 }

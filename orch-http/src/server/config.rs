@@ -39,6 +39,9 @@ pub struct Listen {
     pub address: SocketAddr,
     /// A proxy in front ends TLS, and nobody reaches this address past it.
     pub behind_proxy: bool,
+    /// Origins of pages that may open streams besides the service's own, such as `https://console.example`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
     /// The certificate chain, in PEM. It is read again on SIGHUP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_cert: Option<PathBuf>,
@@ -53,7 +56,14 @@ pub struct Listen {
 impl Default for Listen {
     fn default() -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 8470));
-        Self { address, behind_proxy: false, tls_cert: None, tls_key: None, tls_client_ca: None }
+        Self {
+            address,
+            behind_proxy: false,
+            origins: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+        }
     }
 }
 
@@ -170,6 +180,15 @@ pub struct Limits {
     /// Seconds that a request may take which is no stream and no long poll.
     #[schemars(range(min = 1, max = 3600))]
     pub request_seconds: u64,
+    /// Requests under way that are no streams.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub in_flight: usize,
+    /// Requests of a tenant per second in the long run, and twice as many at once; 0 for any number.
+    #[schemars(range(max = 1_000_000))]
+    pub tenant_rate: u32,
+    /// Requests of one caller for one tenant per second in the long run, and twice as many at once; 0 for any number.
+    #[schemars(range(max = 1_000_000))]
+    pub subject_rate: u32,
     /// Bytes of a body.
     #[schemars(range(min = 1024, max = 268_435_456))]
     pub body_bytes: usize,
@@ -188,6 +207,9 @@ impl Default for Limits {
             connections_per_address: 4_000,
             header_seconds: 10,
             request_seconds: 30,
+            in_flight: 2_000,
+            tenant_rate: 0,
+            subject_rate: 0,
             body_bytes: 4 << 20,
             streams: 5_000,
             drain_seconds: 30,

@@ -24,7 +24,7 @@ pub use problem::Problem;
 pub use tokens::new_token;
 
 use crate::auth::{Authentication, Issuers, LocalToken};
-use crate::{DagSettings, HttpLimits, Settings, StreamSettings};
+use crate::{DagSettings, HttpLimits, RateLimit, Settings, StreamSettings};
 
 /// How long what did not end by itself is waited for at the very end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -211,6 +211,11 @@ fn executors(config: &Config) -> Executors {
     executors.executor("process", env!("CARGO_PKG_VERSION"), Arc::new(process))
 }
 
+fn rate(per_second: u32) -> Option<RateLimit> {
+    let limit = RateLimit { per_second: per_second.into(), burst: per_second.saturating_mul(2) };
+    (per_second > 0).then_some(limit)
+}
+
 fn settings(config: &Config, authentication: Authentication) -> orch::Result<Settings> {
     let signers: orch::Result<_> = config.dags.signers.iter().map(|key| key.parse()).collect();
     Ok(Settings {
@@ -218,8 +223,15 @@ fn settings(config: &Config, authentication: Authentication) -> orch::Result<Set
         limits: HttpLimits {
             body_bytes: config.limits.body_bytes,
             request_time: Duration::from_secs(config.limits.request_seconds),
+            in_flight: config.limits.in_flight,
+            tenant_rate: rate(config.limits.tenant_rate),
+            subject_rate: rate(config.limits.subject_rate),
         },
-        streams: StreamSettings { streams: config.limits.streams, ..StreamSettings::default() },
+        streams: StreamSettings {
+            streams: config.limits.streams,
+            origins: config.listen.origins.clone(),
+            ..StreamSettings::default()
+        },
         dags: DagSettings { signers: signers?, require_signature: config.dags.require_signature },
         ..Settings::default()
     })

@@ -9,13 +9,11 @@
 
 mod cursor;
 mod message;
-mod open;
 mod socket;
 mod source;
 mod sse;
 
 pub(crate) use message::MessageView;
-pub(crate) use open::Streams;
 pub(crate) use socket::{credentials, serve as serve_socket};
 pub(crate) use source::Source;
 pub(crate) use sse::serve as serve_events;

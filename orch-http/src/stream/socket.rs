@@ -8,6 +8,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use super::source::Source;
 use crate::App;
+use crate::api::count::Entered;
 
 /// What clients speak.
 const PROTOCOL: &str = "orch.v1";
@@ -52,6 +53,7 @@ pub(crate) fn serve(
     app: App,
     source: Source,
     expires: Option<Timestamp>,
+    place: Entered,
 ) -> Response {
     // Small buffers: thousands of streams are idle most of the time.
     let upgrade = upgrade
@@ -61,7 +63,6 @@ pub(crate) fn serve(
         .max_message_size(INCOMING_BYTES_MAX)
         .max_frame_size(INCOMING_BYTES_MAX);
     upgrade.on_upgrade(move |socket| async move {
-        let place = app.streams.enter();
         Stream { socket, app: &app, source }.run(expires).await;
         drop(place);
     })

@@ -12,15 +12,15 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 use super::source::Source;
 use crate::App;
 use crate::api::code::Code;
+use crate::api::count::Entered;
 
 /// Messages between the stream and the connection: what is behind this waits in the source.
 const AHEAD: usize = 16;
 
 /// Serves a stream until one of the two sides ends it.
-pub(crate) fn serve(app: App, source: Source, expires: Option<Timestamp>) -> Response {
+pub(crate) fn serve(app: App, source: Source, expires: Option<Timestamp>, place: Entered) -> Response {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        let place = app.streams.enter();
         pump(&app, source, expires, &sender).await;
         drop(place);
     });

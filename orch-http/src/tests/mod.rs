@@ -4,6 +4,7 @@ mod auth;
 mod dags;
 mod guards;
 mod idempotency;
+mod limits;
 mod looking;
 mod openapi;
 mod runs;
