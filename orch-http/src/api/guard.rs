@@ -26,6 +26,8 @@ pub(crate) struct Caller {
     pub(crate) who: Identity,
     pub(crate) principal: Arc<Principal>,
     pub(crate) trace: Trace,
+    /// Names the request for good, if it came with an idempotency key: done again, it makes the same run.
+    pub(crate) request: Option<String>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -111,7 +113,8 @@ async fn once(
     match idempotency::claim(app, caller, &path, request).await? {
         Met::Answered(response) => Ok(response),
         Met::First(first) => {
-            let (request, claim) = *first;
+            let (mut request, claim) = *first;
+            request.extensions_mut().insert(Caller { request: Some(claim.name()), ..caller.clone() });
             let response = answer(app, facts, request, next).await;
             Ok(idempotency::keep(app, claim, response).await)
         }
@@ -139,7 +142,7 @@ async fn admit(app: &App, facts: &RouteFacts, parts: Parts) -> ApiResult<(Parts,
     who.reason = reason;
     who.ticket = ticket;
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
-    Ok((parts, Some(Caller { who, principal: Arc::new(principal), trace })))
+    Ok((parts, Some(Caller { who, principal: Arc::new(principal), trace, request: None })))
 }
 
 /// The tenant that the request names, if the token speaks for it.

@@ -2,7 +2,7 @@
 //!
 //! A key is good for its tenant, subject and path, for the day it is first used on and the day after. The first request claims it in the
 //! store and leaves its answer there; whoever comes meanwhile is told to wait. A claim whose process died is taken over
-//! after [`CLAIM`]; what it did before it died is then done again, or found done where the operation itself is idempotent.
+//! after [`CLAIM`] and done again: a run that it started is then found, because the key names it.
 
 use std::time::Duration;
 
@@ -66,6 +66,13 @@ pub(crate) struct Claim {
     key: DocKey,
     version: u64,
     kept: Kept,
+}
+
+impl Claim {
+    /// Names the request, however often it is done.
+    pub(crate) fn name(&self) -> String {
+        format!("idempotency/{}", self.key.key)
+    }
 }
 
 /// Claims the key of a request, or finds its answer.
@@ -157,8 +164,13 @@ fn look(doc: &Doc, asked: &Kept, now: Timestamp) -> ApiResult<Option<Response>> 
 /// Keeps the answer of a request that was done. One that was refused or failed is not kept: it may be sent again.
 pub(crate) async fn keep(app: &App, claim: Claim, response: Response) -> Response {
     let Claim { key, version, kept } = claim;
+    // What may have happened keeps its claim: nobody does it again at once.
+    let code = response.extensions().get::<ApiError>().map(|error| error.code);
+    if matches!(code, Some(Code::Indeterminate | Code::RequestTimeout)) {
+        return response;
+    }
     // What was refused is refused anew, with the trace of whoever asks again; what failed here may go well then.
-    if response.extensions().get::<ApiError>().is_some() || response.status().is_server_error() {
+    if code.is_some() || response.status().is_server_error() {
         release(app, &key, version).await;
         return response;
     }

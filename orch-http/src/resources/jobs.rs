@@ -202,7 +202,7 @@ async fn submit(
 ) -> ApiResult<Answer<JobView>> {
     let dag = job.dag(&app.orch)?;
     let submit = Submit {
-        run_token: job.run_token,
+        run_token: job.run_token.or_else(|| caller.request.clone()),
         priority: job.priority,
         rationale: job.rationale,
         traceparent: Some(caller.trace.parent()),

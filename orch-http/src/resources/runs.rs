@@ -264,7 +264,7 @@ async fn start(
     let StartRun { dag_id, version, inputs, run_token, priority, rationale } = body;
     let dag = version
         .map_or_else(|| DagRef::Latest(dag_id.clone()), |version| DagRef::Version(dag_id.clone(), version));
-    let traceparent = Some(caller.trace.parent());
+    let (traceparent, run_token) = (Some(caller.trace.parent()), run_token.or(caller.request));
     let submit = Submit { dag, inputs, run_token, priority, rationale, traceparent };
     Ok(Started::answer(app.orch.submit(&caller.who, submit).await?))
 }

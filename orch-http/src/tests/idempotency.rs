@@ -90,7 +90,7 @@ async fn a_claim_of_a_dead_process_is_taken_over_and_old_keys_are_cleared_away()
     let authentication = Authentication { tokens, ..Authentication::default() };
     let router = router(orch.clone(), Settings { authentication, ..Settings::default() });
     let service = Service { orch, router };
-    keyed(&service, "/runs", "k", order("you")).await.expect(StatusCode::CREATED);
+    let first = keyed(&service, "/runs", "k", order("you")).await.expect(StatusCode::CREATED);
     // As if its process had died before it answered.
     let keys = || async {
         let query =
@@ -108,7 +108,8 @@ async fn a_claim_of_a_dead_process_is_taken_over_and_old_keys_are_cleared_away()
     assert!(waiting.headers.contains_key("retry-after"));
     clock.set(start.plus(Duration::from_secs(121)));
     let again = keyed(&service, "/runs", "k", order("you")).await;
-    assert_eq!((again.status, again.headers.get("idempotent-replayed")), (StatusCode::CREATED, None));
+    assert_eq!((again.status, again.headers.get("idempotent-replayed")), (StatusCode::OK, None));
+    assert_eq!(again.body["runId"], first["runId"], "it is the same run");
     clock.set(start.plus(Duration::from_secs(3 * 24 * 60 * 60)));
     keyed(&service, "/runs", "other", order("you")).await.expect(StatusCode::CREATED);
     assert_eq!(keys().await.len(), 1, "the old key is gone");
