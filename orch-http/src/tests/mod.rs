@@ -3,6 +3,7 @@
 mod auth;
 mod dags;
 mod guards;
+mod hostile;
 mod idempotency;
 mod limits;
 mod looking;
