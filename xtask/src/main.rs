@@ -70,7 +70,7 @@ fn test() -> Result<(), String> {
     )?;
     cargo(
         "lints of the router without its server",
-        &[&["clippy", "-p", "orch-http", "--no-default-features"], &deny[..]].concat(),
+        &["clippy", "-p", "orch-http", "--no-default-features", "--locked", "--", "--deny", "warnings"],
         &[],
     )?;
     tests()?;
