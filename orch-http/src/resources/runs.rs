@@ -37,6 +37,10 @@ pub(super) fn routes() -> Vec<Route> {
             .says("Look at a run: where it stands, its outputs and the hashes that prove them.")
             .gives::<RunDetail>(StatusCode::OK)
             .may(&[Code::NotFound]),
+        Route::get("/runs/{runId}/status", "getRunStatus", READ, status)
+            .says("Where a run stands, without what it was given and made: the cheap way to look often.")
+            .gives::<RunView>(StatusCode::OK)
+            .may(&[Code::NotFound]),
         action(Route::post("/runs/{runId}:cancel", "cancelRun", OPERATE, cancel))
             .says("End a run early. Nothing new starts, and what runs is told to stop. Cancelling twice is cancelling once."),
         action(Route::post("/runs/{runId}:pause", "pauseRun", OPERATE, pause))
@@ -293,6 +297,10 @@ async fn get(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiR
         inputs: state.created.inputs.to_value(),
         outputs: Value::Object(outputs.collect()),
     }))
+}
+
+async fn status(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiResult<Answer<RunView>> {
+    Ok(Answer::ok(app.orch.run(&caller.who, run).await?.into()))
 }
 
 async fn cancel(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiResult<Answer<RunView>> {

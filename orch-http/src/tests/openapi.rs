@@ -129,6 +129,7 @@ async fn what_the_service_answers_is_what_the_document_says() {
         ("getDagVersion", "/dags/hello/1".to_owned()),
         ("listRuns", "/runs".to_owned()),
         ("getRun", format!("/runs/{run}")),
+        ("getRunStatus", format!("/runs/{run}/status")),
         ("listSteps", format!("/runs/{run}/steps")),
         ("getStep", format!("/runs/{run}/steps/greet")),
         ("listEvents", format!("/runs/{run}/events")),
