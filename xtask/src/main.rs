@@ -63,16 +63,9 @@ fn test() -> Result<(), String> {
     cargo("format", &["fmt", "--all", "--", "--check"], &[])?;
     let deny = ["--all-targets", "--locked", "--", "--deny", "warnings"];
     cargo("lints", &[&["clippy", "--workspace", "--all-features"], &deny[..]].concat(), &[])?;
-    cargo(
-        "lints of the command line without servers",
-        &[&["clippy", "-p", "orch-cli"], &deny[..]].concat(),
-        &[],
-    )?;
-    cargo(
-        "lints of the router without its server",
-        &["clippy", "-p", "orch-http", "--no-default-features", "--locked", "--", "--deny", "warnings"],
-        &[],
-    )?;
+    // In one go, so that what both are made of is looked at once.
+    let bare = ["clippy", "-p", "orch-cli", "-p", "orch-http", "--no-default-features"];
+    cargo("lints of the command line and the router without servers", &[&bare[..], &deny[..]].concat(), &[])?;
     tests()?;
     let bare = ["test", "-p", "orch-cli", "--locked", "--test", "cli", "addresses"];
     cargo("the command line without servers", &bare, &[])?;
