@@ -170,7 +170,7 @@ fn forms(seam: Seam) -> String {
 }
 
 /// A backend that this program was built without.
-#[cfg(not(all(feature = "mongo", feature = "redis", feature = "nats")))]
+#[cfg(any(test, not(all(feature = "mongo", feature = "redis", feature = "nats"))))]
 fn missing(what: &'static str, feature: &'static str) -> Advised {
     let error = Error::unsupported(format!("this build of orch cannot use {what}")).with("feature", feature);
     let build = format!("cargo build --release --package orch-cli --features {feature}");
@@ -298,5 +298,25 @@ mod tests {
         assert!(shown[1].starts_with("nats://q:4222?namespace="), "{shown:?}");
         assert_eq!(shown[2], "rediss://l:6379/0?namespace=y");
         assert_eq!(all.artifacts(None), Some(PathBuf::from(".orch/artifacts")));
+    }
+    #[cfg(not(any(feature = "mongo", feature = "redis", feature = "nats")))]
+    #[test]
+    fn a_server_that_this_build_cannot_use_names_what_was_missing_and_no_secret() {
+        for (scheme, feature) in
+            [("mongodb", "mongo"), ("mongodb+srv", "mongo"), ("rediss", "redis"), ("tls", "nats")]
+        {
+            let fault = Address::read(Seam::Queue, &format!("{scheme}://me:s3cret@h")).unwrap_err();
+            assert!(fault.error.to_string().contains("this build of orch cannot use"), "{fault:?}");
+            let hint = fault.hint.clone().unwrap_or_default();
+            assert!(hint.contains(&format!("--features {feature}")), "{fault:?}");
+            assert!(!format!("{fault:?}").contains("s3cret"), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_was_not_built_in_names_the_feature_to_build_with() {
+        let fault = missing("MongoDB", "mongo");
+        assert!(fault.error.to_string().contains("this build of orch cannot use MongoDB"), "{fault:?}");
+        assert!(fault.hint.clone().unwrap_or_default().contains("--features mongo"), "{fault:?}");
     }
 }

@@ -67,14 +67,14 @@ fn test() -> Result<(), String> {
     let bare = ["clippy", "-p", "orch-cli", "-p", "orch-http", "--no-default-features"];
     cargo("lints of the command line and the router without servers", &[&bare[..], &deny[..]].concat(), &[])?;
     tests()?;
-    let bare = ["test", "-p", "orch-cli", "--locked", "--test", "cli", "addresses"];
-    cargo("the command line without servers", &bare, &[])?;
-    sim(std::iter::empty())?;
-    cargo("doc tests", &["test", "--workspace", "--locked", "--doc"], &[])?;
-    cargo("benchmarks, once each", &["test", "--package", "orch-benches", "--locked", "--benches"], &[])?;
+    // From here on with the features that the tests had, so that nothing is built twice.
+    let all = ["--workspace", "--all-features", "--locked"];
+    cargo("doc tests", &[&["test", "--doc"], &all[..]].concat(), &[])?;
+    cargo("benchmarks, once each", &[&["test", "--bench", "*"], &all[..]].concat(), &[])?;
     bench::quick()?;
     let flags = [("RUSTDOCFLAGS", "--deny warnings")];
-    cargo("documentation", &["doc", "--workspace", "--locked", "--no-deps"], &flags)?;
+    cargo("documentation", &[&["doc", "--no-deps"], &all[..]].concat(), &flags)?;
+    sim(std::iter::empty())?;
     if has("deny") {
         cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;
     }
@@ -92,9 +92,20 @@ fn tests() -> Result<(), String> {
         std::fs::remove_file(&list).map_err(|error| format!("{}: {error}", list.display()))?;
     }
     let list_name = list.display().to_string();
+    // Many tests wait for a clock or a server most of their time.
+    let threads = (2 * std::thread::available_parallelism().map_or(1, usize::from)).to_string();
     let environment: Vec<_> = servers.environment().chain([("ORCH_SKIPPED", &*list_name)]).collect();
     let arguments: &[&str] = match has("nextest") {
-        true => &["nextest", "run", "--workspace", "--all-features", "--locked", "--no-fail-fast"],
+        true => &[
+            "nextest",
+            "run",
+            "--workspace",
+            "--all-features",
+            "--locked",
+            "--no-fail-fast",
+            "--test-threads",
+            &threads,
+        ],
         false => &[
             "test",
             "--workspace",
@@ -119,18 +130,14 @@ fn servers() -> Result<(), String> {
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 
-/// Simulates in a release build, and says how quick it was.
-#[expect(clippy::disallowed_methods, reason = "a rate is told to whoever waits; nothing depends on it")]
+/// Simulates: 10 000 seeds, or what the arguments say.
 fn sim(arguments: impl Iterator<Item = String>) -> Result<(), String> {
-    let build = ["build", "--release", "--package", "orch-simulation", "--locked"];
-    cargo("simulator", &build, &[])?;
+    let program = ["--profile", "sim", "--package", "orch-simulation", "--locked"];
+    cargo("simulator", &[&["build"], &program[..]].concat(), &[])?;
     let arguments: Vec<String> = arguments.collect();
-    let mut run = vec!["run", "--quiet", "--release", "--package", "orch-simulation", "--locked", "--"];
+    let mut run = [&["run", "--quiet"], &program[..], &["--"]].concat();
     run.extend(arguments.iter().map(String::as_str));
-    let begun = std::time::Instant::now();
-    cargo("simulation", &run, &[])?;
-    say(&format!("simulated in {:.1} s", begun.elapsed().as_secs_f64()));
-    Ok(())
+    cargo("simulation", &run, &[])
 }
 
 fn bless() -> Result<(), String> {
@@ -153,13 +160,18 @@ fn cargo_path() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Runs cargo at the root, telling what for.
+/// Runs cargo at the root, telling what for and how long it took.
+#[expect(clippy::disallowed_methods, reason = "a time is told to whoever waits; nothing depends on it")]
 fn cargo(what: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
     say(&format!("── {what}: cargo {}", arguments.join(" ")));
     let mut command = Command::new(cargo_path());
     command.args(arguments).current_dir(root()).envs(environment.iter().copied());
+    let begun = std::time::Instant::now();
     match command.status() {
-        Ok(status) if status.success() => Ok(()),
+        Ok(status) if status.success() => {
+            say(&format!("── {what}: {} s", begun.elapsed().as_secs()));
+            Ok(())
+        }
         Ok(status) => Err(format!("{what} failed ({status})")),
         Err(error) => Err(format!("{what} cannot be run: {error}")),
     }

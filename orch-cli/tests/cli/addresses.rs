@@ -50,29 +50,6 @@ fn nats_keeps_no_runs() {
     }
 }
 
-#[cfg(not(any(feature = "mongo", feature = "redis", feature = "nats")))]
-#[test]
-fn a_server_that_this_build_cannot_use_names_the_feature_to_build_with() {
-    let lab = Lab::new();
-    lab.dag("good", GOOD);
-    for (option, scheme, feature) in [
-        ("--store", "mongodb", "mongo"),
-        ("--store", "mongodb+srv", "mongo"),
-        ("--queue", "redis", "redis"),
-        ("--store", "rediss", "redis"),
-        ("--lock", "nats", "nats"),
-        ("--queue", "tls", "nats"),
-    ] {
-        let address = format!("{scheme}://me:{SECRET}@h");
-        let build = format!("--features {feature}");
-        refused(
-            &lab,
-            &["run", "good.yaml", option, &address],
-            &["this build of orch cannot use", &build, option],
-        );
-    }
-}
-
 #[cfg(all(feature = "mongo", feature = "redis", feature = "nats"))]
 #[test]
 fn an_option_that_no_server_has_is_refused_by_name() {
