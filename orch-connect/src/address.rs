@@ -18,6 +18,9 @@ use crate::advice::{Advised, Result};
 /// The most bytes of a file with an address.
 const ADDRESS_BYTES: u64 = 64 << 10;
 
+/// What the name of a place ends with where hints for workers outside wait.
+const OUTSIDE: &str = "-outside";
+
 /// What an address is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seam {
@@ -75,6 +78,27 @@ impl Address {
     #[must_use]
     pub fn is_remote(&self) -> bool {
         !matches!(self, Self::Memory | Self::Sqlite(_))
+    }
+
+    /// Where hints at work for workers outside wait, beside the hints that wait here: in the same place under the name with
+    /// `-outside` at its end.
+    pub(crate) fn outside(&self) -> Self {
+        let mut beside = self.clone();
+        match &mut beside {
+            Self::Memory => {}
+            Self::Sqlite(config) => {
+                let mut path = std::mem::take(&mut config.path).into_os_string();
+                path.push(OUTSIDE);
+                config.path = path.into();
+            }
+            #[cfg(feature = "mongo")]
+            Self::Mongo(config) => config.namespace.push_str(OUTSIDE),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => config.namespace.push_str(OUTSIDE),
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => config.namespace.push_str(OUTSIDE),
+        }
+        beside
     }
 
     /// Reads an address, or the file that `@FILE` names.
@@ -318,5 +342,17 @@ mod tests {
         let fault = missing("MongoDB", "mongo");
         assert!(fault.error.to_string().contains("this build of orch cannot use MongoDB"), "{fault:?}");
         assert!(fault.hint.clone().unwrap_or_default().contains("--features mongo"), "{fault:?}");
+    }
+    #[test]
+    fn hints_for_workers_outside_wait_in_a_place_of_their_own() {
+        let beside = |store: &str, queue| places(store, Some(queue), None).queue.outside().to_string();
+        assert_eq!(beside("sqlite:a.db", "memory:"), "memory:");
+        assert_eq!(beside("sqlite:a.db", "sqlite:a.db"), "sqlite:a.db-outside");
+        #[cfg(feature = "redis")]
+        assert!(beside("sqlite:a.db", "redis://h?namespace=x").ends_with("namespace=x-outside"));
+        #[cfg(feature = "mongo")]
+        assert!(beside("sqlite:a.db", "mongodb://h/flows").ends_with("/flows-outside"));
+        #[cfg(feature = "nats")]
+        assert!(beside("sqlite:a.db", "nats://h?namespace=x").ends_with("namespace=x-outside"));
     }
 }

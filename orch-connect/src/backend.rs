@@ -180,6 +180,22 @@ impl Backends {
         Ok(builder)
     }
 
+    /// Gives an orchestrator that serves workers outside the queue that their hints wait in: beside the other queue, in a
+    /// namespace or file of its own, so that all processes on it share both.
+    ///
+    /// # Errors
+    /// As the backend's own `open`, with advice.
+    pub async fn serve_outside(
+        &mut self,
+        builder: OrchestratorBuilder,
+        places: &Places,
+    ) -> Result<OrchestratorBuilder, Advised> {
+        let address = places.queue.outside();
+        let backend = self.get(&address, Access::Write).await;
+        let backend = backend.map_err(|error| Advised { hint: advice(&error, &address), error })?;
+        Ok(backend.queue().into_iter().fold(builder, OrchestratorBuilder::outside_queue))
+    }
+
     /// The file among them, if there is one.
     #[must_use]
     pub fn sqlite(&self) -> Option<&SqliteBackend> {

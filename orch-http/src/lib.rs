@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) streams: api::count::Count,
     /// Requests that are under way.
     pub(crate) requests: api::count::Count,
+    /// Workers that wait for work.
+    pub(crate) waiting: api::count::Count,
     pub(crate) rates: api::rate::Rates,
 }
 
@@ -108,6 +110,7 @@ pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
         settings,
         streams: Default::default(),
         requests: Default::default(),
+        waiting: Default::default(),
         rates: Default::default(),
     }));
     let routes = resources::routes();

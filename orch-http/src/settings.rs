@@ -50,6 +50,8 @@ pub struct HttpLimits {
     pub request_time: Duration,
     /// Requests under way that are no streams; further ones are answered with 503 at once. 2 000 by default.
     pub in_flight: usize,
+    /// Workers that wait for work in this process; further ones are answered with 503 at once. 5 000 by default.
+    pub waiting_workers: usize,
     /// How often a tenant may ask, all its callers together. Unlimited by default.
     pub tenant_rate: Option<RateLimit>,
     /// How often one caller may ask for one tenant. Unlimited by default.
@@ -71,6 +73,7 @@ impl Default for HttpLimits {
             body_bytes: 4 << 20,
             request_time: Duration::from_secs(30),
             in_flight: 2_000,
+            waiting_workers: 5_000,
             tenant_rate: None,
             subject_rate: None,
         }

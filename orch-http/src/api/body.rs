@@ -30,12 +30,34 @@ impl<T: DeserializeOwned + JsonSchema + 'static> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> ApiResult<Self> {
-        check_media(request.headers())?;
-        let bytes = collect(request, app.settings.limits.body_bytes).await?;
-        // Where every field may be left out, so may the body.
-        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        read(text).map(Self)
+        read(&text(request, app).await?).map(Self)
     }
+}
+
+/// A JSON body of which the schema says more than its type: it is held against it before it is read.
+#[derive(Debug)]
+pub(crate) struct Checked<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + JsonSchema + 'static> FromRequest<App> for Checked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> ApiResult<Self> {
+        let text = text(request, app).await?;
+        let value =
+            serde_json::from_slice(&text).map_err(|error| ApiError::invalid_at("", error.to_string()))?;
+        match problems::<T>(&value) {
+            problems if problems.is_empty() => read(&text).map(Self),
+            problems => Err(ApiError::invalid(problems)),
+        }
+    }
+}
+
+/// The text of a JSON body.
+async fn text(request: Request, app: &App) -> ApiResult<Bytes> {
+    check_media(request.headers())?;
+    let bytes = collect(request, app.settings.limits.body_bytes).await?;
+    // Where every field may be left out, so may the body.
+    Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
 }
 
 fn check_media(headers: &HeaderMap) -> ApiResult<()> {
@@ -83,16 +105,18 @@ pub(crate) fn read<T: DeserializeOwned + JsonSchema + 'static>(text: &[u8]) -> A
         Ok(value) => value,
         Err(error) => return Err(ApiError::invalid_at("", error.to_string())),
     };
-    let schema = validator::<T>();
-    let mut problems: Vec<Detail> = schema
-        .iter_errors(&value)
-        .take(DETAILS_MAX + 1)
-        .map(|error| Detail::new(error.instance_path().to_string(), error.to_string()))
-        .collect();
+    let mut problems = problems::<T>(&value);
     if problems.is_empty() {
         problems.push(Detail::new(pointer(first.path()), first.inner().to_string()));
     }
     Err(ApiError::invalid(problems))
+}
+
+/// Everything about a document that its schema does not allow.
+fn problems<T: JsonSchema + 'static>(value: &serde_json::Value) -> Vec<Detail> {
+    let schema = validator::<T>();
+    let errors = schema.iter_errors(value).take(DETAILS_MAX + 1);
+    errors.map(|error| Detail::new(error.instance_path().to_string(), error.to_string())).collect()
 }
 
 /// A path as a JSON pointer (RFC 6901).

@@ -85,15 +85,22 @@ pub(crate) async fn check(
     seen(facts, tenant, response)
 }
 
-/// Has the handler answer, in time unless it answers for as long as somebody listens.
+/// Has the handler answer, in time unless it answers for as long as somebody listens, or waits for a time of its own.
 async fn answer(app: &App, facts: &RouteFacts, request: Request, next: Next) -> Response {
     let answered = next.run(request);
     if facts.endless {
         return answered.await;
     }
+    let busy =
+        |what| ApiError::new(Code::Unavailable, what).retry_after(Duration::from_secs(1)).into_response();
+    if facts.waits {
+        let Some(_place) = app.waiting.enter(app.settings.limits.waiting_workers) else {
+            return busy("too many workers wait for work");
+        };
+        return answered.await;
+    }
     let Some(_place) = app.requests.enter(app.settings.limits.in_flight) else {
-        let busy = ApiError::new(Code::Unavailable, "too many requests are under way");
-        return busy.retry_after(Duration::from_secs(1)).into_response();
+        return busy("too many requests are under way");
     };
     match tokio::time::timeout(app.settings.limits.request_time, answered).await {
         Ok(response) => response,

@@ -16,7 +16,7 @@ pub(crate) mod schema;
 pub(crate) mod trace;
 pub(crate) mod wrap;
 
-pub(crate) use body::{Answer, Body};
+pub(crate) use body::{Answer, Body, Checked};
 pub(crate) use error::{ApiError, ApiResult};
 pub(crate) use guard::Caller;
 pub(crate) use path::At;

@@ -80,6 +80,7 @@ named! {
     orch::RunId = "runId", "run";
     orch::StepKey = "stepId", "step";
     orch::Digest = "hash", "artifact";
+    orch::engine::LeaseToken = "leaseId", "lease";
     DagVersionNumber = "version", "version";
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct RouteFacts {
     pub(crate) codes: &'static [Code],
     /// It answers for as long as somebody listens: no time limit.
     pub(crate) endless: bool,
+    /// It may wait for something to happen, and knows for how long.
+    pub(crate) waits: bool,
     /// It makes the answer of a request with an idempotency key known again.
     pub(crate) idempotent_by_key: bool,
 }
@@ -104,6 +106,7 @@ impl Route {
                 good: Vec::new(),
                 codes: &[],
                 endless: false,
+                waits: false,
                 idempotent_by_key,
             },
             handler: on(filter, handler),
@@ -165,6 +168,12 @@ impl Route {
     /// What it may answer besides what every route may.
     pub(crate) fn may(mut self, codes: &'static [Code]) -> Self {
         self.facts.codes = codes;
+        self
+    }
+
+    /// May wait for something to happen, and knows for how long.
+    pub(crate) fn waits(mut self) -> Self {
+        self.facts.waits = true;
         self
     }
 

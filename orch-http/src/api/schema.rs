@@ -46,6 +46,10 @@ words! {
     Time: { "type": "string", "format": "date-time" },
     /// Any JSON.
     Json: {},
+    /// Any text.
+    Text: { "type": "string" },
+    /// Any bytes.
+    Binary: { "type": "string", "format": "binary" },
     /// Any JSON object.
     Object: { "type": "object" },
     /// Where a run stands.

@@ -10,12 +10,14 @@ mod events;
 mod gates;
 mod graph;
 mod jobs;
+mod leases;
 mod logs;
 mod queues;
 mod runs;
 mod signals;
 mod steps;
 mod streams;
+mod workers;
 
 use crate::api::Route;
 
@@ -32,12 +34,14 @@ pub(crate) fn routes() -> Vec<Route> {
         gates::routes(),
         graph::routes(),
         jobs::routes(),
+        leases::routes(),
         logs::routes(),
         queues::routes(),
         runs::routes(),
         signals::routes(),
         steps::routes(),
         streams::routes(),
+        workers::routes(),
     ];
     resources.into_iter().flatten().collect()
 }

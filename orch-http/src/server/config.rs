@@ -183,6 +183,9 @@ pub struct Limits {
     /// Requests under way that are no streams.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub in_flight: usize,
+    /// Workers that wait for work.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub waiting_workers: usize,
     /// Requests of a tenant per second in the long run, and twice as many at once; 0 for any number.
     #[schemars(range(max = 1_000_000))]
     pub tenant_rate: u32,
@@ -208,6 +211,7 @@ impl Default for Limits {
             header_seconds: 10,
             request_seconds: 30,
             in_flight: 2_000,
+            waiting_workers: 5_000,
             tenant_rate: 0,
             subject_rate: 0,
             body_bytes: 4 << 20,

@@ -81,7 +81,8 @@ pub async fn run(config: &Config, told: &mut (dyn Told + Send)) -> Result<(), Ad
         .settings(engine_settings(config)?)
         .label("server")
         .executors(executors(config));
-    let mut builder = backends.build(builder, &places, Access::Write, &Seam::ALL).await?;
+    let builder = backends.build(builder, &places, Access::Write, &Seam::ALL).await?;
+    let mut builder = backends.serve_outside(builder, &places).await?;
     if let Some(directory) = places.artifacts(config.backends.artifacts.as_deref()) {
         builder = builder.artifacts(Artifacts::local(&directory)?);
     }
@@ -224,6 +225,7 @@ fn settings(config: &Config, authentication: Authentication) -> orch::Result<Set
             body_bytes: config.limits.body_bytes,
             request_time: Duration::from_secs(config.limits.request_seconds),
             in_flight: config.limits.in_flight,
+            waiting_workers: config.limits.waiting_workers,
             tenant_rate: rate(config.limits.tenant_rate),
             subject_rate: rate(config.limits.subject_rate),
         },

@@ -16,6 +16,7 @@ pub(super) fn somewhere(facts: &RouteFacts) -> String {
         let value = match name {
             "runId" => "0123456789abcdef0123456789abcdef",
             "version" => "1",
+            "leaseId" => "bm93aGVyZQ",
             "hash" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             _ => "nowhere",
         };

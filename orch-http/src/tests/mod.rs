@@ -11,6 +11,7 @@ mod openapi;
 mod runs;
 mod streams;
 mod waiting;
+mod workers;
 
 use axum::Router;
 use axum::body::Body;

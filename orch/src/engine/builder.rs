@@ -33,6 +33,7 @@ const COMMITTERS_MAX: usize = 8;
 pub struct OrchestratorBuilder {
     store: Option<Arc<dyn Store>>,
     queue: Option<Arc<dyn Queue>>,
+    outside: Option<Arc<dyn Queue>>,
     lock: Option<Arc<dyn Lock>>,
     executors: Executors,
     artifacts: Option<Artifacts>,
@@ -54,6 +55,7 @@ impl Default for OrchestratorBuilder {
         Self {
             store: None,
             queue: None,
+            outside: None,
             lock: None,
             executors: Executors::new(),
             artifacts: None,
@@ -78,6 +80,15 @@ impl OrchestratorBuilder {
     #[must_use]
     pub fn queue(mut self, queue: Arc<dyn Queue>) -> Self {
         self.queue = Some(queue);
+        self
+    }
+
+    /// Where hints at steps wait that workers outside lease ([`Orchestrator::lease`]): a queue of its own, never the one
+    /// of [`queue`](Self::queue), as an engine claims from that whatever it finds there. Without one: in memory, so that
+    /// only a worker that asks this very process hears of a step at once, and one that asks another within half a minute.
+    #[must_use]
+    pub fn outside_queue(mut self, queue: Arc<dyn Queue>) -> Self {
+        self.outside = Some(queue);
         self
     }
 
@@ -177,6 +188,8 @@ impl OrchestratorBuilder {
         let core = Arc::new(Core {
             store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::default())),
             queue: self.queue.unwrap_or_else(|| Arc::new(MemoryQueue::default())),
+            outside: self.outside.unwrap_or_else(|| Arc::new(MemoryQueue::default())),
+            desk: Default::default(),
             lock: self.lock.unwrap_or_else(|| Arc::new(MemoryLock::default())),
             executors: self.executors,
             artifacts: self.artifacts.unwrap_or_else(Artifacts::memory),

@@ -1,10 +1,12 @@
 //! What can be asked of a run, and what the rules make of it. Everything that changes a run passes through here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::lease::{Leased, Renewed};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::executor::{Executors, Outcome};
@@ -14,7 +16,8 @@ use crate::limits::Limits;
 use crate::lock::Slot;
 use crate::payload::Payload;
 use crate::planner::attempt::{self, Finish};
-use crate::planner::{Operation, RunState, SharedPlan, operate};
+use crate::planner::{Operation, RunState, SharedPlan, StepRef, operate};
+use crate::spec::Uses;
 use crate::store::RunRow;
 use crate::time::Timestamp;
 
@@ -61,7 +64,22 @@ pub(super) enum Change {
     Release {
         step: StepKey,
         attempt: u32,
+        worker: WorkerId,
         permit: Option<Permit>,
+    },
+    /// An outside worker wants to start an attempt.
+    Lease {
+        step: StepKey,
+        attempt: u32,
+        by: Arc<OutsideWorker>,
+        cleared: Cleared,
+    },
+    /// An outside worker goes on.
+    Renew {
+        step: StepKey,
+        attempt: u32,
+        worker: Worker,
+        note: Option<String>,
     },
     /// Look whether anything is due, and make all hints again. With `due`, the store lists the run as due: what is
     /// known of it here is then held against the store.
@@ -97,6 +115,8 @@ pub(super) struct AttemptEnd {
     pub(super) worker: Option<WorkerId>,
     pub(super) outcome: Outcome,
     pub(super) logs: Option<ArtifactRef>,
+    /// The version of what executed it outside; of what executes inside, the process knows it.
+    pub(super) version: Option<String>,
 }
 
 /// What has been seen to before a start.
@@ -119,6 +139,8 @@ pub(super) enum Answer {
     Starts(Vec<Start>),
     /// The attempts of this worker that are still its own.
     Held(Vec<(StepKey, u32)>),
+    /// The attempt is still the outside worker's.
+    Renewed(Renewed),
     Done,
 }
 
@@ -126,6 +148,8 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) enum Start {
     Started,
+    /// Started, and to be executed outside.
+    Leased(Box<Leased>),
     NeedsSlots(Vec<Slot>),
     NeedsResult(Digest),
     NoExecutor,
@@ -142,6 +166,58 @@ pub(super) enum Start {
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) lease: Duration,
+}
+
+/// A worker outside the process, known by one attempt.
+#[derive(Debug)]
+pub(super) struct OutsideWorker {
+    pub(super) worker: Worker,
+    /// The job types it knows.
+    pub(super) types: Arc<BTreeSet<String>>,
+    /// What it says its version is.
+    pub(super) version: Arc<str>,
+}
+
+/// Who is to start an attempt.
+#[derive(Clone, Copy)]
+pub(super) enum Starter<'a> {
+    /// This process.
+    Inside(&'a Worker, &'a Executors),
+    Outside(&'a OutsideWorker),
+}
+
+impl<'a> Starter<'a> {
+    fn worker(self) -> &'a Worker {
+        match self {
+            Self::Inside(worker, _) => worker,
+            Self::Outside(outside) => &outside.worker,
+        }
+    }
+
+    /// The version of what would execute the step, if anything can.
+    fn version(self, uses: &Uses) -> Option<&'a str> {
+        match (self, uses) {
+            (Self::Inside(_, executors), _) => executors.lookup(uses).map(|(_, version)| version),
+            (Self::Outside(outside), Uses::Worker(job_type)) if outside.types.contains(job_type) => {
+                Some(&outside.version)
+            }
+            (Self::Outside(_), _) => None,
+        }
+    }
+
+    /// How long an attempt that starts now is believed in. Nobody watches over the time of one outside: its lease ends with
+    /// it.
+    fn lease(self, state: &RunState, at: StepRef, now: Timestamp) -> Duration {
+        match self {
+            Self::Inside(worker, _) => worker.lease,
+            Self::Outside(outside) => within(outside.worker.lease, state.deadline_from(at, now), now),
+        }
+    }
+}
+
+/// A span, cut where time runs out.
+fn within(span: Duration, deadline: Option<Timestamp>, now: Timestamp) -> Duration {
+    deadline.map_or(span, |deadline| span.min(deadline.since(now)))
 }
 
 /// The events of a change, and the answer once they are durable. Starts are asked for one by one: see [`start`].
@@ -175,15 +251,20 @@ pub(super) fn evaluate(
             }
         }
         Change::Finish { end, .. } => {
-            let AttemptEnd { step, attempt, worker, outcome, logs } = (**end).clone();
+            let AttemptEnd { step, attempt, worker, outcome, logs, .. } = (**end).clone();
             let finish = Finish { at: at(&step)?, attempt, worker, outcome, logs };
             Ok((vec![attempt::finish(state, finish, now, limits)?], Answer::Done))
         }
         Change::Progress { notes } => progress(state, notes, worker, now),
-        Change::Release { step, attempt, .. } => {
-            Ok((vec![attempt::release(state, at(step)?, *attempt, &worker.id, now, limits)?], Answer::Done))
+        Change::Release { step, attempt, worker, .. } => {
+            Ok((vec![attempt::release(state, at(step)?, *attempt, worker, now, limits)?], Answer::Done))
         }
-        Change::Start { .. } | Change::Look { .. } | Change::GoOn => Ok((Vec::new(), Answer::Done)),
+        Change::Renew { step, attempt, worker, note } => {
+            renew(state, (at(step)?, *attempt), worker, note.as_deref(), now)
+        }
+        Change::Start { .. } | Change::Lease { .. } | Change::Look { .. } | Change::GoOn => {
+            Ok((Vec::new(), Answer::Done))
+        }
     }
 }
 
@@ -195,8 +276,7 @@ pub(super) fn start(
     state: &RunState,
     (step, attempt): (&StepKey, u32),
     cleared: Cleared,
-    worker: &Worker,
-    executors: &Executors,
+    starter: Starter<'_>,
     now: Timestamp,
     limits: &Limits,
 ) -> Result<(Vec<Event>, Start)> {
@@ -206,6 +286,7 @@ pub(super) fn start(
     };
     let spec = state.spec(at);
     let free = spec.concurrency.is_empty() || cleared.slots;
+    let worker = starter.worker();
     let held = known.status == StepStatus::Running && known.worker.as_ref() == Some(&worker.id);
     if held && known.attempt == attempt {
         // An append whose answer was lost had landed, or the hint came twice.
@@ -219,8 +300,12 @@ pub(super) fn start(
             return nothing(Start::NotBefore(instant));
         }
     }
-    let Some((_, executor)) = executors.lookup(&spec.uses) else { return nothing(Start::NoExecutor) };
-    let (id, lease) = (worker.id.clone(), worker.lease);
+    let Some(executor) = starter.version(&spec.uses) else { return nothing(Start::NoExecutor) };
+    let (id, lease) = (worker.id.clone(), starter.lease(state, at, now));
+    if lease.is_zero() {
+        // Its time is over before it begins: that is about to be said.
+        return nothing(Start::Stale);
+    }
     let wish = attempt::Start { at, attempt, worker: id, executor: executor.to_owned(), lease };
     let events = match attempt::start(state, &wish, now) {
         Err(error) if error.kind() == ErrorKind::Conflict => return nothing(Start::Stale),
@@ -233,6 +318,30 @@ pub(super) fn start(
         return nothing(Start::NeedsSlots(state.slots(at, limits)?));
     }
     Ok((events, Start::Started))
+}
+
+/// An outside worker goes on with its attempt, for no longer than the attempt may take.
+fn renew(
+    state: &RunState,
+    (at, attempt): (StepRef, u32),
+    worker: &Worker,
+    note: Option<&str>,
+    now: Timestamp,
+) -> Result<(Vec<Event>, Answer)> {
+    let lost = || Error::lease_lost("the attempt is not current any more").with("attempt", attempt);
+    let held = state.get(at).is_some_and(|step| {
+        step.status == StepStatus::Running
+            && step.attempt == attempt
+            && step.worker.as_ref() == Some(&worker.id)
+    });
+    let deadline = state.attempt_deadline(at).filter(|_| held);
+    if !held || state.ended.is_some() || deadline.is_some_and(|deadline| deadline <= now) {
+        return Err(lost());
+    }
+    let lease_until = now.plus(within(worker.lease, deadline, now));
+    let note = note.map(|note| ProgressNote { attempt, note: note.to_owned(), step: state.key_of(at) });
+    let event = attempt::progress(state, &worker.id, lease_until, note.into_iter().collect())?;
+    Ok((vec![event], Answer::Renewed(Renewed { lease_until, cancel: state.ending.is_some() })))
 }
 
 fn progress(

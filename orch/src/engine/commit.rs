@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 
 use super::change::{Answer, Change, Request};
 use super::core::Core;
+use super::effects::{self, Hints};
 use super::health::{Call, is_away, rest};
 use super::prepare::{Prepared, prepare};
-use super::{effects, execute, load};
+use super::{execute, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RunKey;
 use crate::planner::RunState;
-use crate::queue::Item;
 use crate::store::{Append, EntriesRequest};
 
 /// Requests taken in at once.
@@ -477,11 +477,10 @@ async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Resu
     };
     settle_doubts(core, &appends, &mut outcomes).await;
     let mut landed: Vec<(Prepared, Result<()>)> = batch.into_iter().zip(outcomes).collect();
-    let hints: Vec<Item> = landed
-        .iter_mut()
-        .filter(|(_, outcome)| outcome.is_ok())
-        .flat_map(|(prepared, _)| std::mem::take(&mut prepared.effects.hints))
-        .collect();
+    let mut hints = Hints::default();
+    for (prepared, _) in landed.iter_mut().filter(|(_, outcome)| outcome.is_ok()) {
+        hints.extend(std::mem::take(&mut prepared.effects.hints));
+    }
     effects::hint(core, hints).await;
     landed
 }

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::active::ActiveAttempts;
 use super::change::{Answer, Change, Request, Worker};
+use super::desk::Desk;
 use super::execute::Line;
 use super::health::Health;
 use super::settings::Settings;
@@ -40,6 +41,9 @@ pub type TokenSource = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) struct Core {
     pub(super) store: Arc<dyn Store>,
     pub(super) queue: Arc<dyn Queue>,
+    /// Hints at what waits for workers outside.
+    pub(super) outside: Arc<dyn Queue>,
+    pub(super) desk: Desk,
     pub(super) lock: Arc<dyn Lock>,
     pub(super) executors: Executors,
     pub(super) artifacts: Artifacts,

@@ -7,15 +7,16 @@ use super::active::Stop;
 use super::change::Permit;
 use super::core::Core;
 use super::health::Call;
-use super::{execute, sub_dag};
+use super::{desk, execute, sub_dag};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::executor::Executors;
 use crate::id::{DagId, RunId, RunKey, StepKey};
 use crate::ledger::{ReusedFrom, StepSucceeded};
 use crate::limits::Limits;
 use crate::payload::Payload;
 use crate::planner::{RunState, SharedPlan, StepRef, child_token};
-use crate::queue::Item;
+use crate::queue::{Item, Queue};
 use crate::spec::{Step, Uses};
 use crate::time::Timestamp;
 
@@ -23,7 +24,7 @@ use crate::time::Timestamp;
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     pub(super) launches: Vec<Launch>,
-    pub(super) hints: Vec<Item>,
+    pub(super) hints: Hints,
     /// Runs of sub-DAGs to be submitted, or looked after.
     pub(super) sub_runs: Vec<SubRun>,
     /// Runs of sub-DAGs that nobody waits for any more.
@@ -45,6 +46,56 @@ impl Effects {
             && self.orphans.is_empty()
             && self.results.is_empty()
             && !self.stop
+    }
+}
+
+/// Hints at attempts that may be runnable.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    /// At those that a process with the executor is to start.
+    pub(super) inside: Vec<Item>,
+    /// At those that wait for a worker outside.
+    pub(super) outside: Vec<Item>,
+}
+
+impl Hints {
+    /// Hints at queued steps, each with the earliest start of its attempt.
+    pub(super) fn of(
+        state: &RunState,
+        steps: impl Iterator<Item = (StepRef, Option<Timestamp>)>,
+        executors: &Executors,
+        now: Timestamp,
+    ) -> Self {
+        let mut hints = Self::default();
+        for (at, not_before) in steps {
+            let (spec, step) = (state.spec(at), state.get(at));
+            let outside = match &spec.uses {
+                Uses::Worker(job_type) if executors.lookup(&spec.uses).is_none() => Some(job_type),
+                _ => None,
+            };
+            let item = Item {
+                tenant: state.key.tenant.clone(),
+                queue: outside.map_or_else(|| spec.queue.clone(), |job| desk::queue_of(job, &spec.queue)),
+                priority: state.created.priority.saturating_add(spec.priority),
+                ready_at: not_before.or(step.and_then(|step| step.not_before)).unwrap_or(now),
+                dag: state.created.dag_id.clone(),
+                run: state.key.run,
+                plan_index: at.step,
+                step: state.key_of(at),
+                attempt: step.map_or(0, |step| step.attempt),
+            };
+            if outside.is_some() { hints.outside.push(item) } else { hints.inside.push(item) }
+        }
+        hints
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
+
+    pub(super) fn extend(&mut self, more: Self) {
+        self.inside.extend(more.inside);
+        self.outside.extend(more.outside);
     }
 }
 
@@ -186,19 +237,24 @@ const PUSH: Duration = Duration::from_secs(2);
 /// Pushes the hints of appends that have just landed. While the queue takes none, nothing waits for it: a hint that
 /// cannot be pushed is made again by the sweep, once its run has been queued for
 /// [`HINT_CHECK`](crate::planner::HINT_CHECK).
-pub(super) async fn hint(core: &Arc<Core>, hints: Vec<Item>) {
+pub(super) async fn hint(core: &Arc<Core>, Hints { inside, outside }: Hints) {
+    // Nothing inside follows on what is outside: nobody waits for that push.
+    hint_aside(core, Hints { inside: Vec::new(), outside });
     if core.health.fails(Call::Push) {
-        hint_aside(core, hints);
+        hint_aside(core, Hints { inside, outside: Vec::new() });
     } else {
-        push(core, &hints).await;
+        push(core, &inside).await;
     }
 }
 
 /// Pushes hints in a task of its own.
-fn hint_aside(core: &Arc<Core>, hints: Vec<Item>) {
+fn hint_aside(core: &Arc<Core>, hints: Hints) {
     if !hints.is_empty() {
         let owner = Arc::clone(core);
-        core.tasks.spawn(async move { push(&owner, &hints).await });
+        core.tasks.spawn(async move {
+            push(&owner, &hints.inside).await;
+            desk::push(&owner, &hints.outside).await;
+        });
     }
 }
 
@@ -207,9 +263,14 @@ async fn push(core: &Arc<Core>, hints: &[Item]) {
         return;
     }
     core.backlog.grow();
-    let late = || Error::unavailable("the queue does not answer");
-    match tokio::time::timeout(PUSH, core.queue.push(hints)).await.unwrap_or_else(|_| Err(late())) {
+    match push_to(core.queue.as_ref(), hints).await {
         Ok(()) => core.health.works(Call::Push),
         Err(error) => core.health.failed(Call::Push, &error, core.now()),
     }
+}
+
+/// Pushes hints, and does not wait for ever.
+pub(super) async fn push_to(queue: &dyn Queue, hints: &[Item]) -> Result<()> {
+    let late = || Error::unavailable("the queue does not answer");
+    tokio::time::timeout(PUSH, queue.push(hints)).await.unwrap_or_else(|_| Err(late()))
 }

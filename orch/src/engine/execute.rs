@@ -146,7 +146,7 @@ async fn attempt(core: &Arc<Core>, Attempt { mut launch, orders }: Attempt) {
     };
     let stop = orders.done();
     if !launch.spec().concurrency.is_empty() {
-        let name = slots::holder(core, &launch.run, &launch.step, launch.attempt);
+        let name = slots::holder(&core.worker.id, &launch.run, &launch.step, launch.attempt);
         slots::release(core, &launch.run.tenant, name);
     }
     record(core, launch, outcome, logs, stop).await;
@@ -330,9 +330,10 @@ async fn record(
         Some(Stop::Cancelled) | None => false,
     };
     let change = if gave_back {
-        Change::Release { step, attempt, permit: Some(permit) }
+        Change::Release { step, attempt, worker: core.worker.id.clone(), permit: Some(permit) }
     } else {
-        let end = AttemptEnd { step, attempt, worker: Some(core.worker.id.clone()), outcome, logs };
+        let worker = Some(core.worker.id.clone());
+        let end = AttemptEnd { step, attempt, worker, outcome, logs, version: None };
         Change::Finish { end: Box::new(end), permit: Some(permit) }
     };
     let request = Request { key, actor: Arc::clone(&core.actor), change, reply: None, tries: 0 };

@@ -60,7 +60,7 @@ impl Identity {
         RunKey { tenant: self.tenant.clone(), run }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let too_long = |text: &str| text.len() > TEXT_BYTES_MAX;
         let texts = [&self.reason, &self.ticket];
         if self.actor.is_empty()
@@ -86,6 +86,8 @@ pub struct Stats {
     pub active_attempts: usize,
     /// Attempts that could execute besides.
     pub free_slots: usize,
+    /// Outside workers that wait here for work.
+    pub waiting_workers: usize,
     /// That the store did not take the last append, or the queue gave out no hints, or the artifacts kept nothing, and
     /// why, while that has not worked since: it is tried again all the while.
     pub trouble: Option<String>,
@@ -329,12 +331,17 @@ impl Orchestrator {
         audit::record(&self.core, who, action, target.into(), detail).await
     }
 
-    /// How much waits in each of the tenant's queues.
+    /// How much waits in each of the tenant's queues, by name. What waits for outside workers is in `worker.TYPE`, and in
+    /// `worker.TYPE.QUEUE` where the step names a queue.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn depth(&self, who: &Identity) -> Result<Vec<Depth>> {
-        self.core.queue.depth(&who.tenant, self.core.now()).await
+        let now = self.core.now();
+        let mut depths = self.core.queue.depth(&who.tenant, now).await?;
+        depths.extend(self.core.outside.depth(&who.tenant, now).await?);
+        depths.sort_by(|one, other| one.queue.cmp(&other.queue));
+        Ok(depths)
     }
 
     /// The store, for proof: verifying, exporting, checkpoints.
@@ -369,6 +376,7 @@ impl Orchestrator {
             watched_runs: self.core.watchers.len(),
             active_attempts: self.core.active.len(),
             free_slots: self.core.places.available_permits(),
+            waiting_workers: self.core.desk.len(),
             trouble: self.core.health.trouble(),
             appends: self.core.landed.load(Ordering::Relaxed),
             failures: self.core.health.failures(),

@@ -23,10 +23,12 @@ pub(super) enum Call {
     Wait,
     Settle,
     Slots,
+    /// Every call of the queue of hints at work for outside workers.
+    Outside,
 }
 
 impl Call {
-    const COUNT: usize = Self::Slots as usize + 1;
+    const COUNT: usize = Self::Outside as usize + 1;
 
     /// What is the matter while it fails.
     fn failing(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Call {
             Self::Wait => "the queue cannot be waited on; it is asked now and then",
             Self::Settle => "deliveries cannot be settled; they will come again",
             Self::Slots => "slots cannot be taken, prolonged or given back",
+            Self::Outside => "hints for outside workers cannot be pushed, claimed or settled",
         }
     }
 
@@ -53,6 +56,7 @@ impl Call {
             Self::Wait => "the queue can be waited on again",
             Self::Settle => "deliveries can be settled again",
             Self::Slots => "slots can be taken, prolonged and given back again",
+            Self::Outside => "hints for outside workers can be pushed, claimed and settled again",
         }
     }
 }
@@ -146,7 +150,7 @@ impl Health {
         };
         Failures {
             store: sum(&[Call::Append, Call::Read]),
-            queue: sum(&[Call::Push, Call::Claim, Call::Settle, Call::Wait]),
+            queue: sum(&[Call::Push, Call::Claim, Call::Settle, Call::Wait, Call::Outside]),
             lock: sum(&[Call::Slots]),
             artifacts: sum(&[Call::Keep]),
         }

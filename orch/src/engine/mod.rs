@@ -4,7 +4,7 @@
 //! (`commit.rs`), which asks the pure rules (`change.rs`, [`planner`](crate::planner)) what it means, encodes the
 //! events (`prepare.rs`) and appends them; what follows from a durable append (`effects.rs`) goes out again: attempts
 //! to be executed (`execute.rs`), runs of sub-DAGs (`sub_dag.rs`), hints to the queue, word to whoever waits
-//! (`watch.rs`). The sweep (`sweep.rs`) comes by wherever that chain was cut.
+//! (`watch.rs`). Workers outside the process lease (`lease.rs`) what hints wait for them at the desk (`desk.rs`). The sweep (`sweep.rs`) comes by wherever that chain was cut.
 
 mod active;
 mod audit;
@@ -13,10 +13,12 @@ mod change;
 mod commit;
 mod core;
 mod dags;
+mod desk;
 mod effects;
 mod execute;
 mod handle;
 mod health;
+mod lease;
 mod load;
 mod prepare;
 mod results;
@@ -33,6 +35,7 @@ pub use core::{SecretSource, TokenSource};
 pub use dags::{DagVersion, PublishedDag, VERSIONS_MAX, VersionPlan};
 pub use handle::{Identity, Orchestrator, Stats};
 pub use health::Failures;
+pub use lease::{Lease, LeaseToken, Leased, Renewed};
 pub use settings::{Roles, Settings};
 pub use submit::{DagRef, Submit, Submitted};
 pub use watch::RunEvents;

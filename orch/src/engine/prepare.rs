@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::change::{Answer, Change, Cleared, Permit, Request, Start, Wanted, evaluate, start};
+use super::change::{
+    Answer, Change, Cleared, OutsideWorker, Permit, Request, Start, Starter, Wanted, evaluate, start,
+};
 use super::core::Core;
-use super::effects::{Effects, Launch, SubRun};
+use super::effects::{Effects, Hints, Launch, SubRun};
+use super::lease::Leased;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunId, RunKey, StepKey};
 use crate::ledger::{Chain, Event, Head, ReusedFrom, StepFailed, StepParked, Stream};
@@ -173,6 +176,10 @@ impl Draft<'_> {
                 let starts = wanted.iter().map(|wanted| self.start(&request.actor, wanted, *cleared));
                 return Ok(Answer::Starts(starts.collect::<Result<_>>()?));
             }
+            Change::Lease { step, attempt, by, cleared } => {
+                let start = self.lease(&request.actor, (step, *attempt), by, *cleared)?;
+                return Ok(Answer::Starts(vec![start]));
+            }
             _ => {}
         }
         let state = self.state.as_deref().ok_or_else(defect)?;
@@ -196,10 +203,11 @@ impl Draft<'_> {
     /// What can only be seen before the events are applied.
     fn note_before(&mut self, change: &Change, events: &[Event]) {
         let Some(state) = self.state.as_deref() else { return };
-        if let (Change::Finish { .. }, [Event::StepSucceeded(success)]) = (change, events)
+        if let (Change::Finish { end, .. }, [Event::StepSucceeded(success)]) = (change, events)
             && let Some(at) = state.find(&success.step)
             && state.spec(at).cache
-            && let Some((_, version)) = self.core.executors.lookup(&state.spec(at).uses)
+            && let inside = self.core.executors.lookup(&state.spec(at).uses).map(|(_, version)| version)
+            && let Some(version) = end.version.as_deref().or(inside)
             && let Ok(key) = state.result_key(at, version)
         {
             self.effects.results.push((key, success.clone()));
@@ -225,13 +233,32 @@ impl Draft<'_> {
         let core = self.core;
         let state = self.state.as_deref().ok_or_else(defect)?;
         let attempt = (&wanted.step, wanted.attempt);
-        let (events, answer) =
-            start(state, attempt, cleared, &core.worker, &core.executors, self.now, core.limits())?;
+        let starter = Starter::Inside(&core.worker, &core.executors);
+        let (events, answer) = start(state, attempt, cleared, starter, self.now, core.limits())?;
         self.apply(actor, &events)?;
         if matches!(answer, Start::Started) {
             self.launch(wanted.step.clone(), Arc::clone(&wanted.permit))?;
         }
         Ok(answer)
+    }
+
+    /// Starts an attempt for an outside worker, or says what keeps it from starting.
+    fn lease(
+        &mut self,
+        actor: &str,
+        attempt: (&StepKey, u32),
+        by: &OutsideWorker,
+        cleared: Cleared,
+    ) -> Result<Start> {
+        let limits = self.core.limits();
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        let (events, answer) = start(state, attempt, cleared, Starter::Outside(by), self.now, limits)?;
+        self.apply(actor, &events)?;
+        let state = self.state.as_deref().ok_or_else(defect)?;
+        match (answer, state.find(attempt.0)) {
+            (Start::Started, Some(at)) => Ok(Start::Leased(Box::new(Leased::of(state, at, limits)))),
+            (answer, _) => Ok(answer),
+        }
     }
 
     fn launch(&mut self, step: StepKey, permit: Permit) -> Result<()> {
@@ -287,11 +314,12 @@ impl Draft<'_> {
         let rest = self.claim_ahead(runnable)?;
         let state = self.state.as_deref().ok_or_else(defect)?;
         self.effects.hints = if self.looked_at && (state.paused || state.ending.is_some()) {
-            Vec::new()
+            Hints::default()
         } else if self.looked_at {
-            state.queued().filter(|at| state.is_task(*at)).map(|at| hint(state, at, None, self.now)).collect()
+            let waiting = state.queued().filter(|at| state.is_task(*at));
+            Hints::of(state, waiting.map(|at| (at, None)), &self.core.executors, self.now)
         } else {
-            rest.into_iter().map(|(at, not_before)| hint(state, at, not_before, self.now)).collect()
+            Hints::of(state, rest.into_iter(), &self.core.executors, self.now)
         };
         if self.looked_at || state.ending.is_some() {
             let limits = self.core.limits();
@@ -393,21 +421,5 @@ impl Draft<'_> {
         effects.more = more;
         effects.stop = state.as_deref().is_some_and(|state| state.ending.is_some());
         Prepared { key, state, answers, append, effects, broken: false }
-    }
-}
-
-fn hint(state: &RunState, at: StepRef, not_before: Option<Timestamp>, now: Timestamp) -> crate::queue::Item {
-    let spec = state.spec(at);
-    let step = state.get(at);
-    crate::queue::Item {
-        tenant: state.key.tenant.clone(),
-        queue: spec.queue.clone(),
-        priority: state.created.priority.saturating_add(spec.priority),
-        ready_at: not_before.or(step.and_then(|step| step.not_before)).unwrap_or(now),
-        dag: state.created.dag_id.clone(),
-        run: state.key.run,
-        plan_index: at.step,
-        step: state.key_of(at),
-        attempt: step.map_or(0, |step| step.attempt),
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::change::Worker;
 use super::core::Core;
 use super::health::{Call, rest};
 use crate::error::{ErrorKind, Result};
-use crate::id::{RunKey, StepKey, TenantId};
+use crate::id::{RunKey, StepKey, TenantId, WorkerId};
 use crate::lock::{Acquire, Holder, Slot};
 use crate::queue::Item;
 use crate::time::Timestamp;
@@ -55,18 +56,23 @@ impl Drop for Returner<'_> {
     }
 }
 
-/// Takes the slots that a hint's attempt needs. Answers whether it has them.
+/// Takes the slots that a hint's attempt needs, for the worker that is to start it. Answers whether it has them.
 ///
 /// # Errors
 /// As [`Lock::acquire`](crate::lock::Lock::acquire).
-pub(super) async fn acquire(core: &Arc<Core>, item: &Item, slots: Vec<Slot>) -> Result<bool> {
-    let name = holder(core, &item.key(), &item.step, item.attempt);
+pub(super) async fn acquire(
+    core: &Arc<Core>,
+    worker: &Worker,
+    item: &Item,
+    slots: Vec<Slot>,
+) -> Result<bool> {
+    let name = holder(&worker.id, &item.key(), &item.step, item.attempt);
     let holder = Holder { tenant: item.tenant.clone(), name };
     if core.returns.lock().holders.contains_key(&holder) {
         // What is on its way back must not arrive there after it was taken again.
         return Ok(false);
     }
-    let acquire = Acquire { holder, slots, lease: core.worker.lease, now: core.now() };
+    let acquire = Acquire { holder, slots, lease: worker.lease, now: core.now() };
     match core.lock.acquire(&acquire).await {
         Ok(grants) => {
             core.health.works(Call::Slots);
@@ -82,18 +88,18 @@ pub(super) async fn acquire(core: &Arc<Core>, item: &Item, slots: Vec<Slot>) -> 
     }
 }
 
-/// Who holds the slots of an attempt: this worker, so that another one with the same hint cannot give them back.
-pub(super) fn holder(core: &Core, run: &RunKey, step: &StepKey, attempt: u32) -> String {
-    format!("attempt/{}/{}/{step}/{attempt}", core.worker.id, run.run)
+/// Who holds the slots of an attempt: its worker, so that another one with the same hint cannot give them back.
+pub(super) fn holder(worker: &WorkerId, run: &RunKey, step: &StepKey, attempt: u32) -> String {
+    format!("attempt/{worker}/{}/{step}/{attempt}", run.run)
 }
 
 /// Prolongs slots, all in one call. What was lost is told of: more steps than declared may then run at once.
-pub(super) async fn renew(core: &Arc<Core>, holders: &[Holder]) {
+pub(super) async fn renew(core: &Arc<Core>, holders: &[Holder], until: Timestamp) {
     if holders.is_empty() {
         return;
     }
     let now = core.now();
-    match core.lock.renew(holders, now.plus(core.worker.lease), now).await {
+    match core.lock.renew(holders, until, now).await {
         Ok(answers) => {
             core.health.works(Call::Slots);
             let lost = holders.iter().zip(answers).filter(|(_, answer)| answer.is_err());

@@ -143,7 +143,7 @@ async fn report_now(core: &Arc<Core>, parent: RunKey, step: StepKey, attempt: u3
         }
         Err(error) => Failure::from_error("artifact", &error).into(),
     };
-    let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None };
+    let end = AttemptEnd { step, attempt, worker: None, outcome, logs: None, version: None };
     let change = Change::Finish { end: Box::new(end), permit: None };
     if let Err(error) = core.request(parent.clone(), Arc::clone(&core.actor), change).await
         && error.kind() != ErrorKind::LeaseLost

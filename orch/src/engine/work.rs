@@ -8,7 +8,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::active::{Renewal, Stop};
-use super::change::{Answer, Change, Cleared, Permit, Start, Wanted};
+use super::change::{Answer, Change, Cleared, OutsideWorker, Permit, Start, Wanted, Worker};
 use super::core::Core;
 use super::health::{Call, is_away, rest};
 use super::{results, slots};
@@ -221,7 +221,11 @@ async fn start_run(core: &Arc<Core>, run: RunKey, claimed: Vec<Claimed>) -> (Vec
 }
 
 async fn ask(core: &Arc<Core>, run: &RunKey, wanted: Vec<Wanted>, cleared: Cleared) -> Result<Vec<Start>> {
-    match core.request(run.clone(), Arc::clone(&core.actor), Change::Start { wanted, cleared }).await? {
+    starts(core.request(run.clone(), Arc::clone(&core.actor), Change::Start { wanted, cleared }).await?)
+}
+
+fn starts(answer: Answer) -> Result<Vec<Start>> {
+    match answer {
         Answer::Starts(starts) => Ok(starts),
         _ => Err(Error::internal("starts are answered one by one")),
     }
@@ -229,38 +233,85 @@ async fn ask(core: &Arc<Core>, run: &RunKey, wanted: Vec<Wanted>, cleared: Clear
 
 /// Starts an attempt that needs slots, or for which an earlier result may stand in. Answers how its delivery ends and
 /// whether its run was found held.
-async fn start_with(core: &Arc<Core>, run: &RunKey, claimed: Claimed, mut needs: Start) -> (Settle, bool) {
+async fn start_with(core: &Arc<Core>, run: &RunKey, claimed: Claimed, needs: Start) -> (Settle, bool) {
     let Claimed { delivery, permit } = claimed;
-    let (item, token) = (&delivery.item, delivery.token.clone());
-    let mut cleared = Cleared::default();
-    let end = loop {
+    let (item, whose) = (&delivery.item, Whose::Inside(permit));
+    let (ended, slots) = clear(core, &whose, &delivery, needs).await;
+    if slots && !core.active.contains(run, &(item.step.clone(), item.attempt)) {
+        slots::release(core, &item.tenant, slots::holder(&core.worker.id, run, &item.step, item.attempt));
+    }
+    match ended {
+        Ok(answer) => (settle(core, run, &delivery, &answer), matches!(answer, Start::Paused)),
+        Err(settle) => (settle, false),
+    }
+}
+
+/// Whose an attempt is to be.
+pub(super) enum Whose {
+    /// This process's, in a place.
+    Inside(Permit),
+    /// That of a worker outside, at the wish of an actor.
+    Outside(Arc<OutsideWorker>, Arc<str>),
+}
+
+impl Whose {
+    fn worker<'a>(&'a self, core: &'a Core) -> &'a Worker {
+        match self {
+            Self::Inside(_) => &core.worker,
+            Self::Outside(by, _) => &by.worker,
+        }
+    }
+
+    /// Asks for the start of the attempt that a hint names.
+    pub(super) async fn start(&self, core: &Arc<Core>, item: &Item, cleared: Cleared) -> Result<Start> {
+        let (step, attempt) = (item.step.clone(), item.attempt);
+        let starts = match self {
+            Self::Inside(permit) => {
+                let wanted = Wanted { step, attempt, permit: Arc::clone(permit) };
+                ask(core, &item.key(), vec![wanted], cleared).await?
+            }
+            Self::Outside(by, actor) => {
+                let change = Change::Lease { step, attempt, by: Arc::clone(by), cleared };
+                starts(core.request(item.key(), Arc::clone(actor), change).await?)?
+            }
+        };
+        Ok(starts.into_iter().next().unwrap_or(Start::Stale))
+    }
+}
+
+/// Sees to what an attempt needs before its start, and asks for the start each time. Answers what came of it or how its
+/// delivery ends, and whether slots were taken.
+pub(super) async fn clear(
+    core: &Arc<Core>,
+    whose: &Whose,
+    Delivery { item, token, .. }: &Delivery,
+    mut needs: Start,
+) -> (std::result::Result<Start, Settle>, bool) {
+    let (mut cleared, token) = (Cleared::default(), token.clone());
+    let ended = loop {
         match needs {
             Start::NeedsResult(result) => match reuse(core, item, result).await {
-                Ok(true) => break (Settle::done(token), false),
+                Ok(true) => break Err(Settle::done(token)),
                 Ok(false) => cleared.result = true,
-                Err(error) => break (again_later(core, token, &error), false),
+                Err(error) => break Err(again_later(core, token, &error)),
             },
-            Start::NeedsSlots(wanted) => match slots::acquire(core, item, wanted).await {
+            Start::NeedsSlots(wanted) => match slots::acquire(core, whose.worker(core), item, wanted).await {
                 Ok(true) => cleared.slots = true,
-                Ok(false) => break (Settle::release(token, core.now().plus(SLOT_RETRY)), false),
-                Err(error) => break (again_later(core, token, &error), false),
+                Ok(false) => break Err(Settle::release(token, core.now().plus(SLOT_RETRY))),
+                Err(error) => break Err(again_later(core, token, &error)),
             },
-            answer => break (settle(core, run, &delivery, &answer), matches!(answer, Start::Paused)),
+            answer => break Ok(answer),
         }
-        let wanted = Wanted { step: item.step.clone(), attempt: item.attempt, permit: Arc::clone(&permit) };
-        match ask(core, run, vec![wanted], cleared).await {
-            Ok(answers) => needs = answers.into_iter().next().unwrap_or(Start::Stale),
-            Err(error) => break (refused(core, token, &error), false),
+        match whose.start(core, item, cleared).await {
+            Ok(answer) => needs = answer,
+            Err(error) => break Err(refused(core, token, &error)),
         }
     };
-    if cleared.slots && !core.active.contains(run, &(item.step.clone(), item.attempt)) {
-        slots::release(core, &item.tenant, slots::holder(core, run, &item.step, item.attempt));
-    }
-    end
+    (ended, cleared.slots)
 }
 
 /// How a delivery ends whose attempt was started, or cannot be.
-fn settle(core: &Core, run: &RunKey, delivery: &Delivery, answer: &Start) -> Settle {
+pub(super) fn settle(core: &Core, run: &RunKey, delivery: &Delivery, answer: &Start) -> Settle {
     let token = delivery.token.clone();
     match answer {
         Start::NoExecutor => {
@@ -272,7 +323,7 @@ fn settle(core: &Core, run: &RunKey, delivery: &Delivery, answer: &Start) -> Set
     }
 }
 
-fn refused(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
+pub(super) fn refused(core: &Core, token: DeliveryToken, error: &Error) -> Settle {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::LeaseLost => Settle::done(token),
         _ => again_later(core, token, error),
@@ -321,7 +372,7 @@ pub(super) async fn renew_loop(core: Arc<Core>) {
 async fn renew_all(core: &Arc<Core>, renewals: Vec<Renewal>) {
     let held = join_all(renewals.into_iter().map(|renewal| renew(core, renewal))).await;
     let (holders, strays): (Vec<_>, Vec<_>) = held.into_iter().unzip();
-    slots::renew(core, &holders.concat()).await;
+    slots::renew(core, &holders.concat(), core.now().plus(core.worker.lease)).await;
     for (run, strays) in strays {
         give_back_strays(core, &run, &strays).await;
     }
@@ -336,7 +387,8 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) -> (Vec<Holder>, (RunKey, Vec
             core.active.renewed(&run, &held, until);
             let lost = |attempt: &_| attempts.contains(attempt) && !held.contains(attempt);
             core.active.stop(&run, Stop::Lost, lost);
-            let name = |(step, attempt): &(StepKey, u32)| slots::holder(core, &run, step, *attempt);
+            let name =
+                |(step, attempt): &(StepKey, u32)| slots::holder(&core.worker.id, &run, step, *attempt);
             let holder = |attempt: &_| Holder { tenant: run.tenant.clone(), name: name(attempt) };
             let holders = core.active.with_slots(&run, &held).iter().map(holder).collect();
             let strays = held.into_iter().filter(|attempt| !core.active.contains(&run, attempt)).collect();
@@ -359,7 +411,8 @@ async fn renew(core: &Arc<Core>, renewal: Renewal) -> (Vec<Holder>, (RunKey, Vec
 /// was lost. Prolonging the leases of the others of their run would keep them for ever.
 async fn give_back_strays(core: &Arc<Core>, run: &RunKey, strays: &[(StepKey, u32)]) {
     for (step, attempt) in strays.iter().filter(|attempt| !core.active.contains(run, attempt)) {
-        let change = Change::Release { step: step.clone(), attempt: *attempt, permit: None };
+        let worker = core.worker.id.clone();
+        let change = Change::Release { step: step.clone(), attempt: *attempt, worker, permit: None };
         if let Err(error) = core.request(run.clone(), Arc::clone(&core.actor), change).await {
             tracing::debug!(%run, %step, %error, "an attempt that has ended is not given back");
         }

@@ -90,8 +90,7 @@ impl StepContext {
     /// The same for all attempts of this step in this run and for no other: 64 hex digits, a SHA-256 over both.
     #[must_use]
     pub fn idempotency_key(&self) -> String {
-        let step = self.step.to_string();
-        Digest::of_parts(&[b"orch/step/v1", self.run.run.as_bytes(), step.as_bytes()]).to_string()
+        idempotency_key(&self.run, &self.step)
     }
 
     /// Whose step it is.
@@ -99,4 +98,9 @@ impl StepContext {
     pub fn tenant(&self) -> &TenantId {
         &self.run.tenant
     }
+}
+
+/// The same for all attempts of a step in a run and for no other.
+pub(crate) fn idempotency_key(run: &RunKey, step: &StepKey) -> String {
+    Digest::of_parts(&[b"orch/step/v1", run.run.as_bytes(), step.to_string().as_bytes()]).to_string()
 }

@@ -15,6 +15,7 @@ mod task;
 #[cfg(feature = "builtins")]
 pub use builtin::Builtins;
 pub use context::StepContext;
+pub(crate) use context::idempotency_key;
 pub use log::{LogLine, LogSink, LogStream};
 #[cfg(all(feature = "process", unix))]
 pub use process::{ProcessExecutor, ProcessSettings};

@@ -125,7 +125,9 @@ impl Wave<'_> {
         {
             let at = *at;
             match state.at(at).status {
-                StepStatus::Running if state.at(at).child_run.is_some() => self.out_of_time_sub_dag(at),
+                StepStatus::Running if state.at(at).child_run.is_some() => self.timed_out(at, "the sub-dag"),
+                // Nobody here watches over the time of an outside worker's attempt: its lease ends with it.
+                StepStatus::Running if self.is_overdue_outside(at) => self.timed_out(at, "the attempt"),
                 StepStatus::Running => {
                     let event = attempt::lost(state, at, self.now, self.limits);
                     self.push(event);
@@ -144,8 +146,13 @@ impl Wave<'_> {
         }
     }
 
-    fn out_of_time_sub_dag(&mut self, at: StepRef) {
-        let message = "the sub-dag's time ran out".to_owned();
+    fn is_overdue_outside(&self, at: StepRef) -> bool {
+        let overdue = || self.state.attempt_deadline(at).is_some_and(|deadline| deadline <= self.now);
+        matches!(self.state.spec(at).uses, Uses::Worker(_)) && overdue()
+    }
+
+    fn timed_out(&mut self, at: StepRef, what: &str) {
+        let message = format!("{what}'s time ran out");
         let event =
             attempt::settle_failure(self.state, at, "timeout", message, true, self.now, None, self.limits);
         self.push(event);

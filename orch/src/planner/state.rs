@@ -472,8 +472,16 @@ impl RunState {
     /// When the running attempt is out of time.
     #[must_use]
     pub fn attempt_deadline(&self, at: StepRef) -> Option<Timestamp> {
-        let attempt =
-            self.spec(at).timeout.and_then(|span| Some(self.at(at).started_at?.plus(span.duration())));
+        match self.at(at).started_at {
+            Some(started_at) => self.deadline_from(at, started_at),
+            None => self.step_deadline(at),
+        }
+    }
+
+    /// When an attempt that starts at `started_at` is out of time.
+    #[must_use]
+    pub fn deadline_from(&self, at: StepRef, started_at: Timestamp) -> Option<Timestamp> {
+        let attempt = self.spec(at).timeout.map(|span| started_at.plus(span.duration()));
         [attempt, self.step_deadline(at)].into_iter().flatten().min()
     }
 

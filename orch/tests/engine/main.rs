@@ -10,6 +10,7 @@ mod faults;
 mod gates;
 mod kit;
 mod lifecycle;
+mod outside;
 mod processes;
 mod retry;
 mod runs;
