@@ -24,4 +24,4 @@ pub use process::Server;
 pub use program::Kind;
 pub use proxy::{Proxy, Wire};
 pub use redis::{Cluster, redis_command};
-pub use shared::{Shared, SharedServers, address, namespace, skipped};
+pub use shared::{Shared, SharedServers, address, namespace, skipped, skipped_without};

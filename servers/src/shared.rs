@@ -144,17 +144,24 @@ pub fn namespace() -> String {
     format!("t{:x}x{moment:x}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Says that a test is skipped for want of a server, and has it counted by `cargo xtask test`.
+/// Says that a test is skipped for want of a server, as [`skipped_without`].
 ///
 /// # Panics
-/// When `ORCH_REQUIRE`, a list with commas, names the server.
-#[expect(clippy::print_stderr, reason = "whoever runs the tests is to see it")]
+/// As [`skipped_without`].
 pub fn skipped(kind: Kind) {
+    skipped_without(kind.name());
+}
+
+/// Says that a test is skipped for want of something, and has it counted by `cargo xtask test`.
+///
+/// # Panics
+/// When `ORCH_REQUIRE`, a list with commas, names it.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests is to see it")]
+pub fn skipped_without(name: &str) {
     let required = std::env::var("ORCH_REQUIRE").unwrap_or_default();
-    let name = kind.name();
     assert!(
         !required.split(',').any(|required| required == name),
-        "ORCH_REQUIRE asks for {name}, and it is not there: `cargo xtask servers` fetches it"
+        "ORCH_REQUIRE asks for {name}, and it is not there: `cargo xtask servers` fetches servers"
     );
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("skipped, there is no {name}: {test}");
