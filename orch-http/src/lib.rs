@@ -30,6 +30,7 @@
 //! | [`auth`] | who makes a request: tokens, scopes, tenants, reasons |
 //! | `resources/` | a file for each resource: its routes, its guards, what it says |
 //! | `stream/` | what happens to runs, as it happens |
+//! | `observe/` | what operations see: metrics |
 //! | `openapi/` | the OpenAPI document and its page, made from the table of routes |
 //! | [`dsse`] | who vouches for a document |
 //! | `server/` | the program `orch-server`: configuration, connections, beginning and end |
@@ -45,6 +46,7 @@
 mod api;
 pub mod auth;
 pub mod dsse;
+mod observe;
 mod openapi;
 mod resources;
 #[cfg(feature = "server")]
@@ -60,6 +62,7 @@ use axum::Router;
 use orch::Orchestrator;
 
 pub use api::code::Code;
+pub use observe::{Metrics, TENANTS_MAX};
 pub use settings::{DagSettings, HttpLimits, RateLimit, Settings, StreamSettings};
 
 /// Where the resources are, below the prefix of the host.

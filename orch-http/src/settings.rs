@@ -7,6 +7,7 @@ use orch::proof::PublicKey;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authentication;
+use crate::observe::Metrics;
 
 /// How the service behaves.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Settings {
     pub dags: DagSettings,
     /// How streams behave.
     pub streams: StreamSettings,
+    /// What is counted and measured; the same that the engine is observed by.
+    pub metrics: Metrics,
     /// Fires when the service is to end: it is no longer ready, and streams and long polls end.
     pub closing: CancellationToken,
 }
@@ -36,6 +39,7 @@ impl Default for Settings {
             limits: HttpLimits::default(),
             dags: DagSettings::default(),
             streams: StreamSettings::default(),
+            metrics: Metrics::default(),
             closing: CancellationToken::new(),
         }
     }

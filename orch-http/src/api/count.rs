@@ -8,6 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct Count(Arc<AtomicUsize>);
 
 impl Count {
+    /// How many there are.
+    pub(crate) fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// One more, until the answer is dropped; nothing when there are so many already.
     pub(crate) fn enter(&self, most: usize) -> Option<Entered> {
         let more = |count: usize| (count < most).then_some(count + 1);

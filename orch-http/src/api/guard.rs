@@ -16,7 +16,7 @@ use super::idempotency::{self, Met};
 use super::route::{Guard, RouteFacts};
 use super::trace::Trace;
 use crate::App;
-use crate::auth::{Elevation, Principal, REASON_HEADER, Scope, TICKET_HEADER};
+use crate::auth::{Elevation, Principal, REASON_HEADER, Scope, TICKET_HEADER, Tenants};
 use crate::stream;
 
 /// Whoever makes a request that was let in.
@@ -44,6 +44,8 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 pub(crate) struct Seen {
     pub(crate) operation: &'static str,
     pub(crate) tenant: Option<TenantId>,
+    /// How long it took says how quick the service is.
+    pub(crate) telling: bool,
 }
 
 /// Lets a request in, or not.
@@ -129,7 +131,8 @@ async fn once(
 }
 
 fn seen(facts: &'static RouteFacts, tenant: Option<TenantId>, mut response: Response) -> Response {
-    response.extensions_mut().insert(Seen { operation: facts.operation, tenant });
+    let telling = !facts.endless && !facts.waits;
+    response.extensions_mut().insert(Seen { operation: facts.operation, tenant, telling });
     response
 }
 
@@ -138,18 +141,32 @@ async fn admit(app: &App, facts: &RouteFacts, parts: Parts) -> ApiResult<(Parts,
     let scope = match facts.guard {
         Guard::Open => return Ok((parts, None)),
         Guard::Scope(scope) => scope,
+        Guard::Every(scope) => {
+            let principal = app.auth.authenticate(&parts, app.orch.now()).await?;
+            if principal.tenants != Tenants::Every {
+                let message = "the token does not speak for every tenant";
+                return Err(ApiError::new(Code::TenantForbidden, message));
+            }
+            return check_scope(&principal, scope).map(|()| (parts, None));
+        }
     };
     let principal = app.auth.authenticate(&parts, app.orch.now()).await?;
     let tenant = tenant(app, &parts.headers, &principal)?;
-    if !principal.scopes.allow(scope) {
-        return Err(ApiError::new(Code::ScopeRequired, format!("this needs the scope `{scope}`")));
-    }
+    check_scope(&principal, scope)?;
+    app.settings.metrics.know(&tenant);
     let (reason, ticket) = reason(scope, &parts.headers, &principal)?;
     let mut who = Identity::new(tenant, principal.subject.clone());
     who.reason = reason;
     who.ticket = ticket;
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
     Ok((parts, Some(Caller { who, principal: Arc::new(principal), trace, request: None })))
+}
+
+fn check_scope(principal: &Principal, scope: Scope) -> ApiResult<()> {
+    if principal.scopes.allow(scope) {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::ScopeRequired, format!("this needs the scope `{scope}`")))
 }
 
 /// The tenant that the request names, if the token speaks for it.

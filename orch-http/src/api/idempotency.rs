@@ -25,7 +25,7 @@ const KIND: &str = "idempotency";
 /// The header that names a request.
 pub(crate) const HEADER: &str = "idempotency-key";
 /// Says that an answer was given before.
-const REPLAYED: &str = "idempotent-replayed";
+pub(crate) const REPLAYED: &str = "idempotent-replayed";
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 /// The largest answer that is kept; a larger one is given once, and its key then answers with 409.

@@ -26,6 +26,8 @@ pub(crate) enum Guard {
     Open,
     /// Callers of a tenant whose token has the scope.
     Scope(Scope),
+    /// Callers whose token has the scope and speaks for every tenant: it tells of all of them.
+    Every(Scope),
 }
 
 /// The schema of something a route takes or gives.

@@ -9,10 +9,13 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use super::code::Code;
 use super::error::ApiError;
 use super::guard::Seen;
+use super::idempotency;
 use super::trace::Trace;
 use crate::App;
+use crate::observe::Answered;
 
 /// Tells the client under which trace its request is found.
 const TRACE_HEADER: &str = "x-stella-trace-id";
@@ -29,8 +32,11 @@ pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Ne
             ApiError::from(orch::Error::internal("a handler panicked")).into_response()
         }
     };
+    let code = response.extensions().get::<ApiError>().map(|error| error.code);
     let mut response = render(response, &trace, problem_json);
-    told(&response, &trace, &method, app.orch.now().since(began));
+    let took = app.orch.now().since(began);
+    told(&response, &trace, &method, took);
+    count(&app, &response, code, took);
     let headers = response.headers_mut();
     headers.extend([(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))]);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
@@ -61,6 +67,17 @@ fn told(response: &Response, trace: &Trace, method: &Method, took: Duration) {
     } else {
         tell!(info);
     }
+}
+
+fn count(app: &App, response: &Response, code: Option<Code>, took: Duration) {
+    let seen = response.extensions().get::<Seen>();
+    app.settings.metrics.answered(&Answered {
+        operation: seen.map(|seen| seen.operation),
+        status: response.status(),
+        code,
+        replayed: response.headers().contains_key(idempotency::REPLAYED),
+        took: seen.filter(|seen| seen.telling).map(|_| took),
+    });
 }
 
 /// Gives an error its body.

@@ -85,7 +85,7 @@ fn operation(facts: &RouteFacts, generator: &mut SchemaGenerator) -> Value {
     });
     operation["security"] = match facts.guard {
         Guard::Open => json!([]),
-        Guard::Scope(scope) => json!([{ "bearer": [scope.as_str()] }]),
+        Guard::Scope(scope) | Guard::Every(scope) => json!([{ "bearer": [scope.as_str()] }]),
     };
     if let Some((media, shape)) = facts.body {
         let schema = (shape.0)(generator).to_value();
@@ -222,6 +222,9 @@ pub(crate) fn codes(facts: &RouteFacts) -> Vec<Code> {
         ]);
         codes.extend(scope.elevation().map(|_| Code::ReasonRequired));
         codes.extend([Code::LedgerCorrupt, Code::Indeterminate, Code::RateLimited]);
+    }
+    if let Guard::Every(_) = facts.guard {
+        codes.extend([Code::Unauthenticated, Code::TenantForbidden, Code::ScopeRequired]);
     }
     if facts.body.is_some() {
         codes.extend([Code::BodyTooLarge, Code::UnsupportedMediaType]);

@@ -1,7 +1,8 @@
 //! `/admin`: whether the service lives, and whether it should be sent work.
 
 use axum::extract::State;
-use http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use http::{StatusCode, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ pub(super) fn routes() -> Vec<Route> {
             .says("Whether the service can do its work: 503 while a backend is away or it is shutting down.")
             .gives::<Health>(StatusCode::OK)
             .may(&[Code::Unavailable]),
+        Route::get("/admin/metrics", "metrics", Guard::Every(Scope::Admin), metrics)
+            .says("What is counted and measured in this process, as OpenMetrics text.")
+            .gives_as(StatusCode::OK, OPENMETRICS, None),
         Route::post("/admin/warm", "warm", Guard::Scope(Scope::Admin), warm)
             .says("Read the newest enabled version of every published DAG of the tenant, so that the first runs after a start need not.")
             .takes::<Warm>()
@@ -46,6 +50,14 @@ async fn ready(State(app): State<App>) -> ApiResult<Answer<Health>> {
         None => Ok(Answer::ok(Health { status: "ok" })),
         Some(_) => Err(ApiError::new(Code::Unavailable, "a backend is away")),
     }
+}
+
+/// The media type of OpenMetrics 1.0.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+async fn metrics(State(app): State<App>) -> Response {
+    let text = app.settings.metrics.text(&app.orch, app.requests.now(), app.streams.now()).await;
+    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
 /// What to warm.

@@ -24,7 +24,7 @@ pub use problem::Problem;
 pub use tokens::new_token;
 
 use crate::auth::{Authentication, Issuers, LocalToken};
-use crate::{DagSettings, HttpLimits, RateLimit, Settings, StreamSettings};
+use crate::{DagSettings, HttpLimits, Metrics, RateLimit, Settings, StreamSettings};
 
 /// How long what did not end by itself is waited for at the very end.
 const GRACE: Duration = Duration::from_secs(5);
@@ -77,7 +77,9 @@ pub async fn run(config: &Config, told: &mut (dyn Told + Send)) -> Result<(), Ad
         config.backends.lock.as_deref(),
     )?;
     let mut backends = orch_connect::Backends::default();
+    let metrics = Metrics::default();
     let builder = Orchestrator::builder()
+        .observe(metrics.observer())
         .settings(engine_settings(config)?)
         .label("server")
         .executors(executors(config));
@@ -87,7 +89,7 @@ pub async fn run(config: &Config, told: &mut (dyn Told + Send)) -> Result<(), Ad
         builder = builder.artifacts(Artifacts::local(&directory)?);
     }
     let orchestrator = builder.start()?;
-    let settings = settings(config, authentication)?;
+    let settings = Settings { metrics, ..settings(config, authentication)? };
     let closing = settings.closing.clone();
     let router = crate::router(orchestrator.clone(), settings);
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -8,6 +8,7 @@
 //! first time, in this process or another.
 
 mod cursor;
+mod end;
 mod message;
 mod socket;
 mod source;

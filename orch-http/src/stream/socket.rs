@@ -3,9 +3,10 @@
 use axum::extract::ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
-use orch::{ErrorKind, Timestamp};
+use orch::Timestamp;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 
+use super::end::End;
 use super::source::Source;
 use crate::App;
 use crate::api::count::Entered;
@@ -18,16 +19,6 @@ const BEARER: &str = "orch.bearer.";
 const TENANT: &str = "orch.tenant.";
 /// Clients have nothing to say but pongs.
 const INCOMING_BYTES_MAX: usize = 4 << 10;
-
-/// Why a stream ends: codes below 4000 are those of RFC 6455, section 7.4.1.
-mod close {
-    pub(super) const ENDED: u16 = 1000;
-    pub(super) const GOING_AWAY: u16 = 1001;
-    pub(super) const INTERNAL: u16 = 1011;
-    pub(super) const TRY_AGAIN: u16 = 1013;
-    pub(super) const TOKEN_ENDED: u16 = 4401;
-    pub(super) const TOO_SLOW: u16 = 4408;
-}
 
 /// Makes headers of the credentials that a page offers as protocols.
 pub(crate) fn credentials(headers: &mut HeaderMap, tenant: &header::HeaderName) {
@@ -76,16 +67,17 @@ struct Stream<'a> {
 
 impl Stream<'_> {
     async fn run(mut self, expires: Option<Timestamp>) {
-        let reason = self.serve(expires).await;
-        if let Some((code, reason)) = reason {
+        let end = self.serve(expires).await;
+        self.app.settings.metrics.stream_ended(end.name());
+        if let Some((code, reason)) = end.close() {
             let frame = Frame::Close(Some(CloseFrame { code, reason: reason.into() }));
             // A client that takes no message takes no farewell either.
             let _ = timeout(self.app.settings.streams.send_time, self.socket.send(frame)).await;
         }
     }
 
-    /// Serves it, and says why it is over; nothing when the client has gone.
-    async fn serve(&mut self, expires: Option<Timestamp>) -> Option<(u16, &'static str)> {
+    /// Serves it, and says why it is over.
+    async fn serve(&mut self, expires: Option<Timestamp>) -> End {
         let settings = &self.app.settings.streams;
         let closing = self.app.settings.closing.clone();
         let mut beat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
@@ -101,10 +93,10 @@ impl Stream<'_> {
         loop {
             let frame = tokio::select! {
                 biased;
-                () = closing.cancelled() => return Some((close::GOING_AWAY, "the service is shutting down")),
-                () = &mut token_ends => return Some((close::TOKEN_ENDED, "the token has ended")),
+                () = closing.cancelled() => return End::GoingAway,
+                () = &mut token_ends => return End::TokenEnded,
                 said = self.socket.recv() => match said {
-                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return None,
+                    Some(Ok(Frame::Close(_)) | Err(_)) | None => return End::Gone,
                     Some(Ok(_)) => {
                         silent = 0;
                         continue;
@@ -113,32 +105,21 @@ impl Stream<'_> {
                 _ = beat.tick() => {
                     silent += 1;
                     if silent > 2 {
-                        return None;
+                        return End::Gone;
                     }
                     Frame::Ping(Default::default())
                 }
                 next = self.source.next() => match next {
                     Ok(Some(message)) => Frame::Text(message.line.into()),
-                    Ok(None) => return Some((close::ENDED, "the run has ended")),
-                    Err(error) => return Some(why(&error)),
+                    Ok(None) => return End::Ended,
+                    Err(error) => return End::of(&error),
                 },
             };
             match timeout(settings.send_time, self.socket.send(frame)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return None,
-                Err(_) => return Some((close::TOO_SLOW, "the stream was read too slowly")),
+                Ok(Err(_)) => return End::Gone,
+                Err(_) => return End::TooSlow,
             }
-        }
-    }
-}
-
-fn why(error: &orch::Error) -> (u16, &'static str) {
-    match error.kind() {
-        ErrorKind::Closed => (close::GOING_AWAY, "the service is shutting down"),
-        ErrorKind::Unavailable | ErrorKind::Indeterminate => (close::TRY_AGAIN, "a backend is away"),
-        _ => {
-            tracing::error!(?error, "a stream has failed");
-            (close::INTERNAL, "the stream has failed")
         }
     }
 }

@@ -5,13 +5,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::unfold;
 use http::header;
-use orch::{ErrorKind, Timestamp};
+use orch::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 
+use super::end::End;
 use super::source::Source;
 use crate::App;
-use crate::api::code::Code;
 use crate::api::count::Entered;
 
 /// Messages between the stream and the connection: what is behind this waits in the source.
@@ -21,7 +21,11 @@ const AHEAD: usize = 16;
 pub(crate) fn serve(app: App, source: Source, expires: Option<Timestamp>, place: Entered) -> Response {
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
-        pump(&app, source, expires, &sender).await;
+        let end = pump(&app, source, expires, &sender).await;
+        app.settings.metrics.stream_ended(end.name());
+        if let Some(word) = end.word() {
+            last(&sender, word);
+        }
         drop(place);
     });
     let chunks = unfold(receiver, |mut receiver: mpsc::Receiver<Bytes>| async move {
@@ -31,7 +35,13 @@ pub(crate) fn serve(app: App, source: Source, expires: Option<Timestamp>, place:
     (headers, [("x-accel-buffering", "no")], Body::from_stream(chunks)).into_response()
 }
 
-async fn pump(app: &App, mut source: Source, expires: Option<Timestamp>, sender: &mpsc::Sender<Bytes>) {
+/// Serves it, and says why it is over.
+async fn pump(
+    app: &App,
+    mut source: Source,
+    expires: Option<Timestamp>,
+    sender: &mpsc::Sender<Bytes>,
+) -> End {
     let settings = &app.settings.streams;
     let closing = app.settings.closing.clone();
     let mut beat = interval_at(Instant::now() + settings.heartbeat, settings.heartbeat);
@@ -48,37 +58,30 @@ async fn pump(app: &App, mut source: Source, expires: Option<Timestamp>, sender:
     loop {
         match timeout(settings.send_time, sender.send(chunk)).await {
             Ok(Ok(())) => {}
-            // The client has gone, or takes nothing.
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(_)) => return End::Gone,
+            Err(_) => return End::TooSlow,
         }
         chunk = tokio::select! {
             biased;
-            () = sender.closed() => return,
-            () = closing.cancelled() => return last(sender, "GOING_AWAY").await,
-            () = &mut token_ends => return last(sender, Code::Unauthenticated.as_str()).await,
+            () = sender.closed() => return End::Gone,
+            () = closing.cancelled() => return End::GoingAway,
+            () = &mut token_ends => return End::TokenEnded,
             _ = beat.tick() => Bytes::from_static(b": beat\n\n"),
             next = source.next() => match next {
                 Ok(Some(message)) => {
                     let (cursor, kind, line) = (&message.cursor, message.kind, &message.line);
                     format!("id: {cursor}\nevent: {kind}\ndata: {line}\n\n").into()
                 }
-                Ok(None) => return last(sender, "ENDED").await,
-                Err(error) => return last(sender, why(&error)).await,
+                Ok(None) => return End::Ended,
+                Err(error) => return End::of(&error),
             },
         };
     }
 }
 
 /// Says why the stream is over. It has no id: a client that comes again goes on after the last message.
-async fn last(sender: &mpsc::Sender<Bytes>, code: &str) {
+fn last(sender: &mpsc::Sender<Bytes>, code: &str) {
     let text = format!("event: end\ndata: {{\"code\":\"{code}\"}}\n\n");
     // A client that has gone need not know.
     let _ = sender.try_send(text.into());
-}
-
-fn why(error: &orch::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::Closed => "GOING_AWAY",
-        kind => Code::from(kind).as_str(),
-    }
 }

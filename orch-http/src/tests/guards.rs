@@ -32,7 +32,7 @@ fn body(facts: &RouteFacts) -> Option<serde_json::Value> {
 fn guarded() -> Vec<(RouteFacts, Scope)> {
     let facts = routes().into_iter().map(|route| route.facts);
     let scope = |facts: RouteFacts| match facts.guard {
-        Guard::Open => None,
+        Guard::Open | Guard::Every(_) => None,
         Guard::Scope(scope) => Some((facts, scope)),
     };
     facts.filter_map(scope).collect()

@@ -7,6 +7,7 @@ mod hostile;
 mod idempotency;
 mod limits;
 mod looking;
+mod metrics;
 mod openapi;
 mod runs;
 mod streams;

@@ -40,6 +40,7 @@ fn the_tables_of_the_guide_are_those_of_the_code() {
         let scope = match facts.guard {
             crate::api::Guard::Open => "–".to_owned(),
             crate::api::Guard::Scope(scope) => format!("`{scope}`"),
+            crate::api::Guard::Every(scope) => format!("`{scope}`, every tenant"),
         };
         routes_table +=
             &format!("| `{} {}` | {scope} | {} |\n", facts.method, facts.path.as_str(), facts.summary);

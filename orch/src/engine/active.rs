@@ -51,6 +51,7 @@ struct Active {
     orders: Arc<Orders>,
     progress: Option<ProgressSink>,
     lease_until: Timestamp,
+    since: Timestamp,
     /// It holds slots of concurrency keys.
     slots: bool,
 }
@@ -112,7 +113,8 @@ impl ActiveAttempts {
                 orders.stop(Stop::Shutdown);
             }
             let (lease_until, slots) = (launch.lease_until, !launch.spec().concurrency.is_empty());
-            entry.insert(Active { orders: Arc::clone(&orders), progress: None, lease_until, slots });
+            let since = launch.since;
+            entry.insert(Active { orders: Arc::clone(&orders), progress: None, lease_until, since, slots });
             begun.push((launch, orders));
         }
         drop(state);
@@ -150,6 +152,11 @@ impl ActiveAttempts {
 
     pub(super) fn len(&self) -> usize {
         self.lock().runs.values().map(|run| run.attempts.len()).sum()
+    }
+
+    /// Since when the oldest attempt has been under way.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.lock().runs.values().flat_map(|run| run.attempts.values()).map(|active| active.since).min()
     }
 
     /// Tells attempts of a run to stop: those that `which` picks.

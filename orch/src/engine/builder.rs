@@ -13,6 +13,7 @@ use super::change::Worker;
 use super::commit::Committer;
 use super::core::{Core, SecretSource, TokenSource};
 use super::handle::Orchestrator;
+use super::observe::Observer;
 use super::settings::Settings;
 use super::{submit, sweep, work};
 use crate::artifact::Artifacts;
@@ -42,6 +43,7 @@ pub struct OrchestratorBuilder {
     tokens: TokenSource,
     settings: Settings,
     label: Option<String>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for OrchestratorBuilder {
@@ -64,6 +66,7 @@ impl Default for OrchestratorBuilder {
             tokens: Arc::new(submit::draw_token),
             settings: Settings::default(),
             label: None,
+            observer: None,
         }
     }
 }
@@ -151,6 +154,13 @@ impl OrchestratorBuilder {
         self
     }
 
+    /// Who hears of what this process records.
+    #[must_use]
+    pub fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// How it behaves.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -215,6 +225,7 @@ impl OrchestratorBuilder {
             tasks: TaskTracker::new(),
             health: Default::default(),
             returns: Default::default(),
+            observer: self.observer,
             settings: self.settings,
         });
         let roles = core.settings.roles;

@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::change::{Answer, Change, Request};
 use super::core::Core;
@@ -471,7 +472,12 @@ fn echo(error: &Error) -> Error {
 /// Appends, and hints at what became runnable. A lost hint is made again by the sweep.
 async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Result<()>)> {
     let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
-    let mut outcomes = match core.store.append(&appends).await {
+    let begun = Instant::now();
+    let answered = core.store.append(&appends).await;
+    if let Some(observer) = &core.observer {
+        observer.committed(appends.len(), begun.elapsed());
+    }
+    let mut outcomes = match answered {
         Ok(outcomes) => outcomes,
         Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),
     };

@@ -13,6 +13,7 @@ use super::change::{Answer, Change, Request, Worker};
 use super::desk::Desk;
 use super::execute::Line;
 use super::health::Health;
+use super::observe::Observer;
 use super::settings::Settings;
 use super::slots::Returns;
 use super::sweep::Alarm;
@@ -77,6 +78,7 @@ pub(super) struct Core {
     pub(super) tasks: TaskTracker,
     pub(super) health: Health,
     pub(super) returns: Returns,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for Core {

@@ -7,6 +7,7 @@ use super::active::Stop;
 use super::change::Permit;
 use super::core::Core;
 use super::health::Call;
+use super::observe::Seen;
 use super::{desk, execute, sub_dag};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ pub(super) struct Effects {
     pub(super) orphans: Vec<RunId>,
     /// Results that later runs may reuse.
     pub(super) results: Vec<(Digest, StepSucceeded)>,
+    /// Ends to be told of.
+    pub(super) seen: Vec<Seen>,
     /// The run is winding down: what runs is to stop.
     pub(super) stop: bool,
     /// More is to be decided than this append could hold.
@@ -113,6 +116,8 @@ pub(super) struct Launch {
     pub(super) traceparent: Option<String>,
     pub(super) deadline: Option<Timestamp>,
     pub(super) lease_until: Timestamp,
+    /// When it was started.
+    pub(super) since: Timestamp,
     pub(super) permit: Permit,
 }
 
@@ -135,6 +140,7 @@ impl Launch {
             traceparent: state.created.traceparent.clone(),
             deadline: state.attempt_deadline(at),
             lease_until: running.and_then(|step| step.lease_until).unwrap_or(Timestamp::MAX),
+            since: running.and_then(|step| step.started_at).unwrap_or(state.last_at),
             permit,
         })
     }
@@ -197,6 +203,9 @@ impl SubRun {
 
 /// Does what follows.
 pub(super) fn run(core: &Arc<Core>, state: Option<&RunState>, effects: &mut Effects) {
+    if let Some(observer) = &core.observer {
+        effects.seen.drain(..).for_each(|seen| seen.tell(observer.as_ref()));
+    }
     let Some(state) = state else { return };
     if !effects.launches.is_empty() {
         execute::launch(core, &state.key, effects.launches.drain(..));

@@ -84,6 +84,8 @@ pub struct Stats {
     pub watched_runs: usize,
     /// Attempts that execute here or whose end is being recorded.
     pub active_attempts: usize,
+    /// Since when the oldest of them has been under way.
+    pub oldest_attempt: Option<Timestamp>,
     /// Attempts that could execute besides.
     pub free_slots: usize,
     /// Outside workers that wait here for work.
@@ -375,6 +377,7 @@ impl Orchestrator {
             loaded_runs: self.core.loaded.iter().map(|loaded| loaded.load(Ordering::Relaxed)).sum(),
             watched_runs: self.core.watchers.len(),
             active_attempts: self.core.active.len(),
+            oldest_attempt: self.core.active.oldest(),
             free_slots: self.core.places.available_permits(),
             waiting_workers: self.core.desk.len(),
             trouble: self.core.health.trouble(),

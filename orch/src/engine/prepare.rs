@@ -8,6 +8,7 @@ use super::change::{
 use super::core::Core;
 use super::effects::{Effects, Hints, Launch, SubRun};
 use super::lease::Leased;
+use super::observe::Seen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunId, RunKey, StepKey};
 use crate::ledger::{Chain, Event, Head, ReusedFrom, StepFailed, StepParked, Stream};
@@ -197,7 +198,16 @@ impl Draft<'_> {
             state.apply(self.now, actor, event)?;
             self.chain.push(actor, self.now, event)?;
         }
+        self.see(events);
         Ok(())
+    }
+
+    /// Takes down what is to be told of events that have been applied.
+    fn see(&mut self, events: &[Event]) {
+        if let (Some(_), Some(state)) = (&self.core.observer, self.state.as_deref()) {
+            let seen = events.iter().filter_map(|event| Seen::of(state, event, self.now));
+            self.effects.seen.extend(seen);
+        }
     }
 
     /// What can only be seen before the events are applied.
@@ -277,8 +287,9 @@ impl Draft<'_> {
             for event in &events {
                 self.chain.push(ORCH, self.now, event)?;
             }
-            self.decided.extend(events);
             self.more = more;
+            self.see(&events);
+            self.decided.extend(events);
         }
         Ok(())
     }

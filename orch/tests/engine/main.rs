@@ -10,6 +10,7 @@ mod faults;
 mod gates;
 mod kit;
 mod lifecycle;
+mod observing;
 mod outside;
 mod processes;
 mod retry;
