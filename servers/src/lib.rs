@@ -21,7 +21,7 @@ pub use certificates::certificate;
 pub use fetch::fetch;
 pub use mongo::{initiate, step_down};
 pub use process::Server;
-pub use program::Kind;
+pub use program::{Kind, PROMTOOL, Program};
 pub use proxy::{Proxy, Wire};
 pub use redis::{Cluster, redis_command};
 pub use shared::{Shared, SharedServers, address, namespace, skipped, skipped_without};

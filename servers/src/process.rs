@@ -34,7 +34,7 @@ impl Server {
     /// When it does not start.
     #[must_use]
     pub fn start(kind: Kind, options: &[&str]) -> Option<Self> {
-        kind.find()?;
+        kind.program().find()?;
         let directory = tempfile::tempdir().expect("a directory is made");
         Some(Self::start_in(kind, directory, options))
     }
@@ -150,7 +150,7 @@ fn wait_until_it_answers(child: &mut Child, port: u16) -> Result<(), String> {
 }
 
 fn spawn(kind: Kind, port: u16, directory: &Path, options: &[String]) -> io::Result<Child> {
-    let program = kind.find().ok_or_else(|| io::Error::other("the program is gone"))?;
+    let program = kind.program().find().ok_or_else(|| io::Error::other("the program is gone"))?;
     // The child dies with this process, however that ends, where the system has the tool for it.
     let mut command = match Path::new("/usr/bin/setpriv").exists() {
         true => {
@@ -185,7 +185,7 @@ fn spawn(kind: Kind, port: u16, directory: &Path, options: &[String]) -> io::Res
     command
         .args(arguments)
         .args(options.iter().map(|option| option.replace("{port}", &port)))
-        .env("LD_LIBRARY_PATH", kind.folder().join("lib"))
+        .env("LD_LIBRARY_PATH", kind.program().folder().join("lib"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);

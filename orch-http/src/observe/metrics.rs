@@ -362,6 +362,25 @@ impl Metrics {
     }
 }
 
+/// The same in the older text format of Prometheus, where a counter is declared by the name of its series.
+pub(crate) fn plain(openmetrics: &str) -> String {
+    let counters: Vec<&str> = openmetrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let declared = line.strip_prefix("# ").and_then(|rest| {
+            let (word, rest) = rest.split_once(' ')?;
+            let (name, rest) = rest.split_once(' ')?;
+            counters.contains(&name).then(|| format!("# {word} {name}_total {rest}"))
+        });
+        text.push_str(declared.as_deref().unwrap_or(line));
+        text.push('\n');
+    }
+    text
+}
+
 impl Observer for Metrics {
     fn attempt_ended(&self, ended: &AttemptEnded) {
         self.0.engine.attempt_ended(&self.0.tenants, ended);

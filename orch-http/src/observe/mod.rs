@@ -7,5 +7,5 @@ mod bounded;
 mod metrics;
 
 pub use bounded::TENANTS_MAX;
-pub(crate) use metrics::Answered;
 pub use metrics::Metrics;
+pub(crate) use metrics::{Answered, plain};

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use crate::App;
 use crate::api::code::Code;
 use crate::api::{Answer, ApiError, ApiResult, Body, Caller, Guard, Route};
 use crate::auth::Scope;
+use crate::observe;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -22,7 +23,8 @@ pub(super) fn routes() -> Vec<Route> {
             .may(&[Code::Unavailable]),
         Route::get("/admin/metrics", "metrics", Guard::Every(Scope::Admin), metrics)
             .says("What is counted and measured in this process, as OpenMetrics text.")
-            .gives_as(StatusCode::OK, OPENMETRICS, None),
+            .gives_as(StatusCode::OK, OPENMETRICS, None)
+            .gives_as(StatusCode::OK, TEXT, None),
         Route::post("/admin/warm", "warm", Guard::Scope(Scope::Admin), warm)
             .says("Read the newest enabled version of every published DAG of the tenant, so that the first runs after a start need not.")
             .takes::<Warm>()
@@ -55,9 +57,16 @@ async fn ready(State(app): State<App>) -> ApiResult<Answer<Health>> {
 /// The media type of OpenMetrics 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-async fn metrics(State(app): State<App>) -> Response {
+/// The older format of Prometheus, for whoever asks for plain text.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     let text = app.settings.metrics.text(&app.orch, app.requests.now(), app.streams.now()).await;
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    match accepted.contains("text/plain") && !accepted.contains("application/openmetrics-text") {
+        true => ([(header::CONTENT_TYPE, TEXT)], observe::plain(&text)).into_response(),
+        false => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+    }
 }
 
 /// What to warm.
