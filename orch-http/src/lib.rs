@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) streams: api::count::Count,
     /// Requests that are under way.
     pub(crate) requests: api::count::Count,
+    /// Exports that are under way.
+    pub(crate) exports: api::count::Count,
     /// Workers that wait for work.
     pub(crate) waiting: api::count::Count,
     pub(crate) rates: api::rate::Rates,
@@ -113,6 +115,7 @@ pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
         settings,
         streams: Default::default(),
         requests: Default::default(),
+        exports: Default::default(),
         waiting: Default::default(),
         rates: Default::default(),
     }));

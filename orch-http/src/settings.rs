@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
-use orch::proof::PublicKey;
+use orch::proof::{PublicKey, SigningKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authentication;
@@ -22,6 +22,8 @@ pub struct Settings {
     pub dags: DagSettings,
     /// How streams behave.
     pub streams: StreamSettings,
+    /// The key that checkpoints are signed with; unsigned ones without it.
+    pub checkpoint_key: Option<SigningKey>,
     /// What is counted and measured; the same that the engine is observed by.
     pub metrics: Metrics,
     /// Fires when the service is to end: it is no longer ready, and streams and long polls end.
@@ -39,6 +41,7 @@ impl Default for Settings {
             limits: HttpLimits::default(),
             dags: DagSettings::default(),
             streams: StreamSettings::default(),
+            checkpoint_key: None,
             metrics: Metrics::default(),
             closing: CancellationToken::new(),
         }

@@ -179,9 +179,10 @@ impl Route {
         self
     }
 
-    /// Answers for as long as somebody listens.
+    /// Answers for as long as somebody listens. Such an answer is not kept for an idempotency key.
     pub(crate) fn endless(mut self) -> Self {
         self.facts.endless = true;
+        self.facts.idempotent_by_key = false;
         self
     }
 }

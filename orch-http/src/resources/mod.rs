@@ -3,10 +3,12 @@
 mod admin;
 mod artifacts;
 mod audit;
+mod checkpoints;
 mod dags;
 mod described;
 mod entries;
 mod events;
+mod exports;
 mod gates;
 mod graph;
 mod jobs;
@@ -29,8 +31,10 @@ pub(crate) fn routes() -> Vec<Route> {
         admin::routes(),
         artifacts::routes(),
         audit::routes(),
+        checkpoints::routes(),
         dags::routes(),
         events::routes(),
+        exports::routes(),
         gates::routes(),
         graph::routes(),
         jobs::routes(),

@@ -24,6 +24,8 @@ pub struct Config {
     pub auth: Auth,
     /// Whose DAGs are published.
     pub dags: Dags,
+    /// How the record is proven.
+    pub proof: Proof,
     /// Bounds.
     pub limits: Limits,
     /// What it says.
@@ -162,6 +164,15 @@ pub struct Dags {
     pub signers: Vec<String>,
     /// Publish only what one of them has signed.
     pub require_signature: bool,
+}
+
+/// How the record is proven.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proof {
+    /// The file with the key that checkpoints are signed with: the 32 bytes of an Ed25519 seed in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_key_file: Option<PathBuf>,
 }
 
 /// Bounds.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use orch::engine::{Orchestrator, Roles, Settings as EngineSettings};
 use orch::executor::{Builtins, Executors, ProcessExecutor, ProcessSettings};
+use orch::proof::SigningKey;
 use orch::{Artifacts, Error, QueueName};
 use orch_connect::{Access, Advised, Places, Seam};
 use tokio::net::TcpListener;
@@ -28,6 +29,8 @@ use crate::{DagSettings, HttpLimits, Metrics, RateLimit, Settings, StreamSetting
 
 /// How long what did not end by itself is waited for at the very end.
 const GRACE: Duration = Duration::from_secs(5);
+/// More bytes than a file with a key holds.
+const KEY_BYTES: u64 = 1 << 10;
 
 /// Who is told what, at the start and at the end.
 pub trait Told {
@@ -214,6 +217,15 @@ fn executors(config: &Config) -> Executors {
     executors.executor("process", env!("CARGO_PKG_VERSION"), Arc::new(process))
 }
 
+fn checkpoint_key(config: &Config) -> orch::Result<Option<SigningKey>> {
+    let Some(path) = &config.proof.checkpoint_key_file else { return Ok(None) };
+    let named =
+        |error: Error| error.with("setting", "proof.checkpoint_key_file").with("file", path.display());
+    let text = orch_connect::read_text(path, KEY_BYTES)
+        .map_err(|cause| named(Error::unavailable("the key cannot be read").caused_by(cause)))?;
+    SigningKey::from_hex(text.trim()).map(Some).map_err(named)
+}
+
 fn rate(per_second: u32) -> Option<RateLimit> {
     let limit = RateLimit { per_second: per_second.into(), burst: per_second.saturating_mul(2) };
     (per_second > 0).then_some(limit)
@@ -236,6 +248,7 @@ fn settings(config: &Config, authentication: Authentication) -> orch::Result<Set
             origins: config.listen.origins.clone(),
             ..StreamSettings::default()
         },
+        checkpoint_key: checkpoint_key(config)?,
         dags: DagSettings { signers: signers?, require_signature: config.dags.require_signature },
         ..Settings::default()
     })

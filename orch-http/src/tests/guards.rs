@@ -17,6 +17,7 @@ pub(super) fn somewhere(facts: &RouteFacts) -> String {
             "runId" => "0123456789abcdef0123456789abcdef",
             "version" => "1",
             "leaseId" => "bm93aGVyZQ",
+            "exportId" => "0123456789abcdef-0123456789abcdef",
             "hash" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             _ => "nowhere",
         };

@@ -9,6 +9,7 @@ mod limits;
 mod looking;
 mod metrics;
 mod openapi;
+mod proving;
 mod runs;
 mod streams;
 mod waiting;

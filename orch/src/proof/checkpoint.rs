@@ -24,6 +24,7 @@ const HEADS: usize = 10_000;
 const FORMAT: &str = "orch/checkpoint/v1";
 
 /// An Ed25519 key to sign checkpoints with (RFC 8032). Keep it away from the database.
+#[derive(Clone)]
 pub struct SigningKey(ed25519_dalek::SigningKey);
 
 impl SigningKey {

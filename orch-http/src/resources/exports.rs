@@ -1,0 +1,279 @@
+//! `/exports`: the record of a tenant or of a run, to be taken elsewhere and verified there.
+//!
+//! An export flows as it is read: neither its size nor the memory of the service bounds it. What it came to is known at its
+//! end only, so the manifest is a resource of its own: it is there once the last line was handed over, and not before.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use futures::stream::unfold;
+use http::{HeaderName, StatusCode, header};
+use orch::proof::{self, Counts, Manifest};
+use orch::store::{Doc, DocKey, DocsQuery, Expect, PutDoc};
+use orch::{Digest, RunId, TenantId, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use crate::App;
+use crate::api::code::Code;
+use crate::api::count::Entered;
+use crate::api::page::{self, Page};
+use crate::api::path::parameter;
+use crate::api::route::NDJSON;
+use crate::api::trace::{draw, hex};
+use crate::api::{Answer, ApiError, ApiResult, Caller, Checked, Guard, Query, Route, schema};
+use crate::auth::Scope;
+
+const KIND: &str = "export";
+/// Exports under way in one process.
+const AT_ONCE: usize = 4;
+/// Bytes handed over at once, and how many such pieces wait for the client.
+const PIECE: usize = 64 << 10;
+const AHEAD: usize = 8;
+/// Manifests older than this go when another one comes.
+const KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// Old manifests that one export clears away.
+const CLEARED: usize = 100;
+/// Names the export, so that its manifest can be found.
+const EXPORT_ID: HeaderName = HeaderName::from_static("x-export-id");
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post("/exports", "export", Guard::Scope(Scope::Admin), export)
+            .says("Every entry of the tenant, or of one run, as NDJSON, each line exactly the hashed bytes. `X-Export-Id` and `Location` name its manifest, which is there once the last line was handed over.")
+            .takes::<AskExport>()
+            .gives_as(StatusCode::OK, NDJSON, None)
+            .may(&[Code::NotFound])
+            .endless(),
+        Route::get("/exports", "listExports", Guard::Scope(Scope::Admin), list)
+            .says("The manifests of exports that were handed over whole, oldest first.")
+            .query::<AskExports>()
+            .gives::<Page<ManifestView>>(StatusCode::OK),
+        Route::get("/exports/{exportId}", "getExport", Guard::Scope(Scope::Admin), get)
+            .says("The manifest of an export: keep it beside the file as `FILE.manifest.json`, and `orch ledger verify --export FILE` checks both.")
+            .gives::<ManifestFile>(StatusCode::OK)
+            .may(&[Code::NotFound]),
+    ]
+}
+
+/// What to export.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AskExport {
+    /// The only run; the whole tenant without it.
+    #[schemars(with = "Option<schema::RunId>")]
+    run_id: Option<RunId>,
+}
+
+/// Which exports.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AskExports {
+    /// Rows of a page, 50 without it.
+    #[schemars(range(min = 1, max = 500))]
+    page_size: Option<u32>,
+    /// Where the page begins: `next_page_token` of the page before.
+    page_token: Option<String>,
+}
+
+/// What an export came to.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ManifestView {
+    /// Names the export.
+    export_id: String,
+    /// When it was made.
+    #[schemars(with = "schema::Time")]
+    created_utc: Timestamp,
+    /// The only run, if it was not the whole tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::RunId>")]
+    run_id: Option<RunId>,
+    /// SHA-256 of the file.
+    #[schemars(with = "schema::Hash")]
+    sha256: Digest,
+    /// Streams in it.
+    streams: u64,
+    /// Entries in it.
+    entries: u64,
+    /// Bytes of it.
+    bytes: u64,
+}
+
+/// A manifest, as it is kept beside an export.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[expect(dead_code, reason = "names the fields of a document that is copied")]
+struct ManifestFile {
+    /// Always `orch/export/v1`.
+    format: String,
+    /// Whose entries.
+    #[schemars(with = "schema::Slug")]
+    tenant: String,
+    /// When it was made.
+    #[schemars(with = "schema::Time")]
+    created_at: String,
+    /// The version of orch that made it.
+    version: String,
+    /// How much.
+    #[schemars(with = "schema::Object")]
+    counts: (),
+    /// SHA-256 of the file.
+    #[schemars(with = "schema::Hash")]
+    sha256: String,
+    /// The head of each stream, in order of their ends in the file.
+    #[schemars(with = "Vec<schema::Object>")]
+    heads: (),
+}
+
+async fn export(
+    State(app): State<App>,
+    caller: Caller,
+    Checked(asked): Checked<AskExport>,
+) -> ApiResult<Response> {
+    let place = app.exports.enter(AT_ONCE).ok_or_else(|| {
+        ApiError::new(Code::Unavailable, "too many exports are under way").retry_after(Duration::from_secs(5))
+    })?;
+    if let Some(run) = asked.run_id {
+        app.orch.run(&caller.who, run).await?;
+    }
+    let target = asked.run_id.map_or_else(|| "tenant".to_owned(), |run| format!("run/{run}"));
+    app.orch.audit(&caller.who, "ledger.export", target, &json!({})).await?;
+    let now = app.orch.now();
+    // In the order of time, and guessed by nobody.
+    let id = format!("{:016x}-{}", now.as_micros(), hex(draw::<8>()));
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let job = Job { app, tenant: caller.who.tenant, run: asked.run_id, id: id.clone(), now, place };
+    tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(job.run(sender)));
+    let pieces = unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    let location = format!("{}/exports/{id}", crate::BASE);
+    let headers = [(header::CONTENT_TYPE, NDJSON.to_owned()), (header::LOCATION, location), (EXPORT_ID, id)];
+    Ok((headers, HttpBody::from_stream(pieces)).into_response())
+}
+
+/// An export under way.
+struct Job {
+    app: App,
+    tenant: TenantId,
+    run: Option<RunId>,
+    id: String,
+    now: Timestamp,
+    place: Entered,
+}
+
+impl Job {
+    /// Hands the record over piece by piece, and leaves the manifest behind. A client that has heard the end finds it there.
+    async fn run(self, sender: mpsc::Sender<io::Result<Bytes>>) {
+        let Self { app, tenant, run, id, now, place } = self;
+        let mut writer = Pieces { sender: sender.clone(), piece: BytesMut::with_capacity(PIECE) };
+        let made = proof::export(app.orch.store().as_ref(), &tenant, run, now, &mut writer).await;
+        let ended = match made {
+            Ok(manifest) if writer.flush().is_ok() => keep(&app, &tenant, &id, &manifest).await,
+            // The client has gone.
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%tenant, %error, "an export did not come to its end");
+            // The connection breaks off: nobody takes half of it for the whole.
+            let _ = sender.send(Err(io::Error::other("the export has failed"))).await;
+        }
+        drop(place);
+    }
+}
+
+/// Collects what is written into pieces, and waits for the client to take them.
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    piece: BytesMut,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
+        let sent = futures::executor::block_on(self.sender.send(Ok(piece)));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone"))
+    }
+}
+
+async fn keep(app: &App, tenant: &TenantId, id: &str, manifest: &Manifest) -> orch::Result<()> {
+    let body = serde_json::to_string(manifest)
+        .map_err(|cause| orch::Error::internal("a manifest is no json").caused_by(cause))?;
+    let place = |key: String| DocKey { tenant: tenant.clone(), kind: KIND, key };
+    let put = PutDoc { key: place(id.to_owned()), expect: Expect::Absent, body: Some(body) };
+    app.orch.store().put_doc(&put).await?;
+    let query = DocsQuery { tenant: tenant.clone(), kind: KIND, after: None, limit: CLEARED };
+    let now = app.orch.now();
+    let old = |doc: &Doc| read(doc).is_none_or(|manifest| now.since(manifest.created_at) > KEPT);
+    for doc in app.orch.store().docs(&query).await?.docs.into_iter().take_while(old) {
+        let gone = PutDoc { key: place(doc.key), expect: Expect::Version(doc.version), body: None };
+        // Somebody else may be clearing, too.
+        let _ = app.orch.store().put_doc(&gone).await;
+    }
+    Ok(())
+}
+
+fn read(doc: &Doc) -> Option<Manifest> {
+    serde_json::from_str(&doc.body).ok()
+}
+
+async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(asked): Query<AskExports>,
+) -> ApiResult<Answer<Page<ManifestView>>> {
+    let asked = page::asked(KIND, asked.page_size, asked.page_token.as_deref())?;
+    let query = DocsQuery { tenant: caller.who.tenant, kind: KIND, after: asked.after, limit: asked.size };
+    let found = app.orch.store().docs(&query).await?;
+    let next = found.docs.last().filter(|_| found.more).map(|last| page::token(KIND, last.key.clone()));
+    let view = |doc: &Doc| {
+        let Manifest { run, created_at, counts, sha256, .. } = read(doc)?;
+        let Counts { streams, entries, bytes } = counts;
+        let export_id = doc.key.clone();
+        Some(ManifestView {
+            export_id,
+            created_utc: created_at,
+            run_id: run,
+            sha256,
+            streams,
+            entries,
+            bytes,
+        })
+    };
+    let items = found.docs.iter().filter_map(view).collect();
+    Ok(Answer::ok(Page { items, next_page_token: next }))
+}
+
+async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    parts: http::request::Parts,
+) -> ApiResult<Answer<Box<RawValue>>> {
+    let missing = || ApiError::not_found("export");
+    let key = parameter(&parts, "exportId")?;
+    let fits = key.len() <= 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let place = DocKey { tenant: caller.who.tenant, kind: KIND, key };
+    let found = if fits { app.orch.store().doc(&place).await? } else { None };
+    let body = RawValue::from_string(found.ok_or_else(missing)?.body);
+    Ok(Answer::ok(body.map_err(|cause| orch::Error::corrupt("a manifest is no json").caused_by(cause))?))
+}
