@@ -1,5 +1,6 @@
 //! The project's own chores. `cargo xtask` lists them.
 
+mod api;
 mod bench;
 mod fuzz;
 mod links;
@@ -22,6 +23,8 @@ cargo xtask <chore>
   sim     simulate: 10 000 seeds, or what the arguments say (`cargo xtask sim --seed 7 --trace`)
   bless   write generated files anew: docs/dag.schema.json, what recorded ledgers come to, the snapshots of the command
           line, what docs/ says of the service, fuzz/Cargo.lock
+  api [SECONDS]
+          hold a real service against its OpenAPI document with schemathesis, for four minutes unless it is said
   fuzz [--seconds N] [--release] [TARGET…]
           run fuzz targets for so long each; with --input FILE, one of them on that input alone
 ";
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::check(&root()),
         Some("sim") => sim(std::env::args().skip(2)),
         Some("bless") => bless(),
+        Some("api") => api::run(&arguments.next().unwrap_or_else(|| "240".to_owned())),
         Some("fuzz") => Fuzz::read(std::env::args().skip(2)).and_then(|fuzz| fuzz.run(&root())),
         _ => Err(HELP.to_owned()),
     };
