@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 
-use crate::args::Cli;
+use crate::args::{Cli, Command};
 use crate::output::Out;
 
 /// Entries are many small pieces of memory, made by one thread and freed by another, at which this allocator is twice as
@@ -36,6 +36,9 @@ fn main() -> ExitCode {
     };
     output::set_color(cli.globals.color);
     let out = Out::new(cli.globals.json, cli.globals.quiet);
+    if let Command::Serve { words } = &cli.command {
+        return commands::serve(&cli.globals, &out, words);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return fault::Fault::said(format!("cannot start: {cause}")).report(&out),

@@ -33,6 +33,9 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// Where runs are kept unless it is said.
+pub(crate) const STORE: &str = "sqlite:.orch/orch.db";
+
 /// What every command understands.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Everywhere")]
@@ -53,7 +56,7 @@ pub(crate) struct Globals {
         global = true,
         env = "ORCH_STORE",
         hide_env_values = true,
-        default_value = "sqlite:.orch/orch.db",
+        default_value = STORE,
         value_name = "URL"
     )]
     pub(crate) store: String,
@@ -168,6 +171,15 @@ pub(crate) enum Command {
     },
     /// Look whether everything orch needs is in order
     Doctor,
+    /// Serve all of this over HTTP, as the program `orch-server` does
+    ///
+    /// Takes its words: `orch serve --listen 127.0.0.1:8470`, `orch serve config check`, `orch serve token new`; `orch serve --
+    /// --help` tells them all.
+    Serve {
+        /// What the service is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORDS")]
+        words: Vec<std::ffi::OsString>,
+    },
     /// Print a completion script
     Completions {
         /// For which shell

@@ -9,9 +9,11 @@ mod look;
 mod prove;
 mod run;
 mod runs;
+mod serve;
 mod work;
 
 pub(crate) use prove::Comparison;
+pub(crate) use serve::serve;
 
 use clap::CommandFactory as _;
 
@@ -34,6 +36,8 @@ pub(crate) async fn execute(cli: Cli, out: &Out) -> Result<()> {
         Command::Gate(command) => gate::gate(globals, out, command).await,
         Command::Signal(command) => gate::signal(globals, out, command).await,
         Command::Doctor => doctor::doctor(globals, out).await,
+        // It brings a runtime of its own and never comes here.
+        Command::Serve { .. } => Ok(()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut script);

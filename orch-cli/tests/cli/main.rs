@@ -19,6 +19,7 @@ mod people;
 mod proof;
 mod relations;
 #[cfg(all(unix, feature = "mongo", feature = "redis", feature = "nats"))]
+mod serve;
 mod servers;
 #[cfg(unix)]
 mod tampered;

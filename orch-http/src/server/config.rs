@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orch_connect::{Address, Seam};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -346,6 +347,15 @@ impl Config {
         }
         if !public && !known && !self.auth.local_token {
             say("auth", "nobody could get in", "set local_token, tokens_file or issuers");
+        }
+        let Backends { store, queue, lock, .. } = &self.backends;
+        for (seam, address) in
+            [(Seam::Store, Some(store)), (Seam::Queue, queue.as_ref()), (Seam::Lock, lock.as_ref())]
+        {
+            if let Some(Err(wrong)) = address.map(|address| Address::read(seam, address)) {
+                let hint = wrong.hint.unwrap_or_default();
+                say(&format!("backends.{}", seam.name()), &wrong.error.sentence(), &hint);
+            }
         }
         if self.log.level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             say("log.level", "this is no level", "write error, warn, info, debug or trace");

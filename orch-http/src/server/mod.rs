@@ -4,6 +4,7 @@ mod config;
 mod listen;
 mod log;
 mod problem;
+mod program;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use config::{Auth, Backends, Config, Dags, Limits, Listen, Log, LogFormat, Work};
 pub use log::start as start_log;
 pub use problem::Problem;
+pub use program::program;
 pub use tokens::new_token;
 
 use crate::auth::{Authentication, Issuers, LocalToken};
