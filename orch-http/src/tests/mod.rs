@@ -10,6 +10,8 @@ mod looking;
 mod metrics;
 mod openapi;
 mod proving;
+#[cfg(feature = "server")]
+mod redaction;
 mod runs;
 mod streams;
 mod waiting;

@@ -276,3 +276,27 @@ async fn it_speaks_tls_with_its_certificate_and_asks_for_those_of_clients() {
         assert_eq!(answered.await.is_ok_and(|head| &head == b"HTTP/1.1 200"), expected);
     }
 }
+
+#[test]
+fn a_head_holds_only_so_many_fields_and_bytes() {
+    let lab = Lab::new();
+    let server = lab.start(&[]);
+    let ask = |fields: usize, bytes: usize| {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut head = format!("GET {BASE}/admin/health HTTP/1.1\r\nhost: here\r\nconnection: close\r\n");
+        for number in 0..fields {
+            head.push_str(&format!("x-{number}: {}\r\n", "y".repeat(bytes / fields)));
+        }
+        // A server that has had enough may have hung up already.
+        let _ = stream.write_all(format!("{head}\r\n").as_bytes());
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.get(9..12).unwrap_or_default().to_owned()
+    };
+    assert_eq!(ask(90, 90), "200");
+    assert_eq!(ask(200, 200), "431", "fields");
+    assert_eq!(ask(10, 60_000), "200");
+    assert!(matches!(&*ask(10, 1 << 20), "431" | ""), "bytes");
+    assert_eq!(ask(1, 1), "200", "it goes on");
+}
