@@ -47,6 +47,10 @@ impl Store for Timed {
         self.inner.entries(requests).await
     }
 
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        self.inner.feed(query).await
+    }
+
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {
         self.inner.run(key).await
     }

@@ -16,6 +16,7 @@ use crate::config::Synchronous;
 use crate::error::{corrupt, mapped};
 use crate::writer::Change;
 
+mod feed;
 mod stamp;
 mod statements;
 pub(crate) use statements::*;
@@ -386,6 +387,10 @@ impl Store for SqliteStore {
         Ok(pages)
     }
 
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        feed::feed(self, query).await
+    }
+
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {
         let row = sqlx::query(RUN)
             .bind(key.tenant.as_str())
@@ -529,9 +534,10 @@ impl Change for Prune {
             .await?;
         let streams = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<Vec<i64>>>()?;
         let listed = json!(streams).to_string();
-        for sql in [PRUNE_APPENDS, PRUNE_RUNS, PRUNE_STREAMS] {
+        for sql in [PRUNE_END, PRUNE_APPENDS, PRUNE_RUNS, PRUNE_STREAMS] {
             sqlx::query(sql).bind(listed.as_str()).execute(&mut *connection).await?;
         }
+        sqlx::query(PRUNE_ENDS).execute(&mut *connection).await?;
         Ok(Ok(streams.len()))
     }
 }

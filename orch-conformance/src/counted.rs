@@ -87,6 +87,10 @@ impl Store for Counted<dyn Store> {
         self.call("entries").entries(requests).await
     }
 
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        self.call("feed").feed(query).await
+    }
+
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {
         self.call("run").run(key).await
     }

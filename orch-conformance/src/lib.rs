@@ -129,6 +129,9 @@ macro_rules! store_suite {
             r4_due_runs_are_listed_by_time_tenant_and_run
             r4_a_new_row_moves_its_wake
             t1_tenants_do_not_see_each_other
+            t1_a_feed_tells_everything_of_its_tenant_once_in_order
+            a_feed_read_along_with_racing_appends_has_no_gap
+            p1_a_feed_never_hides_a_gap_where_runs_were_pruned
             p1_a_pruned_run_leaves_nothing
             p1_moved_unfinished_and_foreign_runs_are_left_alone
             a_stamp_that_stays_says_that_nobody_wrote

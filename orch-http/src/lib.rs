@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// Streams that are open.
     pub(crate) streams: api::count::Count,
+    /// Who listens to all runs of a tenant.
+    pub(crate) hubs: stream::Hubs,
     /// Requests that are under way.
     pub(crate) requests: api::count::Count,
     /// Exports that are under way.
@@ -114,6 +116,7 @@ pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
         auth,
         settings,
         streams: Default::default(),
+        hubs: Default::default(),
         requests: Default::default(),
         exports: Default::default(),
         waiting: Default::default(),

@@ -95,6 +95,9 @@ pub struct StreamSettings {
     pub heartbeat: Duration,
     /// How long a client may refuse to take a message before its stream is ended. 10 s by default.
     pub send_time: Duration,
+    /// The last messages of a tenant that are kept for its listeners, 16 to 65 536. Who falls behind further is cut off, and
+    /// may resume. 4 096 by default.
+    pub buffer: usize,
     /// Streams of this process at most; further ones are answered with 503. 5 000 by default.
     pub streams: usize,
     /// Origins of pages that may open streams besides the service's own, such as `https://console.example`.
@@ -106,6 +109,7 @@ impl Default for StreamSettings {
         Self {
             heartbeat: Duration::from_secs(15),
             send_time: Duration::from_secs(10),
+            buffer: 4_096,
             streams: 5_000,
             origins: Vec::new(),
         }

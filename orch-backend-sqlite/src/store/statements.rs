@@ -173,6 +173,14 @@ pub(crate) const PRUNABLE: &str = "
     LEFT JOIN runs r ON r.stream = s.id
     WHERE r.stream IS NULL OR r.status IN ('completed', 'failed', 'cancelled')";
 
+/// Where the last append of all goes, an empty one of no stream takes a place after it: SQLite would give its row id out
+/// again, and a cursor of a feed that names it would hide what comes there.
+pub(crate) const PRUNE_END: &str = "INSERT INTO appends (stream, first_seq, last_seq, lines)
+    SELECT -1, rowid + 1, 0, '' FROM appends WHERE rowid = (SELECT max(rowid) FROM appends)
+    AND stream IN (SELECT value FROM json_each(?1))";
+/// Earlier ones have done their work.
+pub(crate) const PRUNE_ENDS: &str =
+    "DELETE FROM appends WHERE stream = -1 AND rowid < (SELECT max(rowid) FROM appends)";
 pub(crate) const PRUNE_APPENDS: &str =
     "DELETE FROM appends WHERE stream IN (SELECT value FROM json_each(?1))";
 pub(crate) const PRUNE_RUNS: &str = "DELETE FROM runs WHERE stream IN (SELECT value FROM json_each(?1))";
@@ -194,6 +202,8 @@ pub(crate) const ALL: &[&str] = &[
     PUT_DOC,
     DELETE_DOC,
     PRUNABLE,
+    PRUNE_END,
+    PRUNE_ENDS,
     PRUNE_APPENDS,
     PRUNE_RUNS,
     PRUNE_STREAMS,

@@ -46,6 +46,8 @@ enum Fault {
     KeepsWaking,
     /// All tenants are one.
     MixesTenants,
+    /// A feed leaves out every seventh append.
+    FeedsWithGaps,
     /// Pruning is counted and forgotten.
     NeverPrunes,
     /// It says that nobody wrote, whoever wrote.
@@ -89,6 +91,10 @@ crate::guards! { store, wrong, "store_suite":
         l3_pages_over_the_limit_and_foreign_cursors_are_refused;
     KeepsWaking => r4_a_new_row_moves_its_wake;
     MixesTenants => t1_tenants_do_not_see_each_other;
+    FeedsWithGaps =>
+        t1_a_feed_tells_everything_of_its_tenant_once_in_order
+        a_feed_read_along_with_racing_appends_has_no_gap
+        p1_a_feed_never_hides_a_gap_where_runs_were_pruned;
     SleepsOn => a_stamp_that_stays_says_that_nobody_wrote;
     NeverPrunes =>
         p1_a_pruned_run_leaves_nothing
@@ -186,6 +192,15 @@ impl Store for Wrong {
             }
         }
         Ok(reversed(self.0.entries(&asked).await?, self.is(Fault::ReversesPages)))
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        let mut page =
+            self.0.feed(&FeedQuery { tenant: self.tenant(&query.tenant), ..query.clone() }).await?;
+        if self.is(Fault::FeedsWithGaps) {
+            page.items.retain(|item| !item.cursor.ends_with('7'));
+        }
+        Ok(page)
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {

@@ -5,7 +5,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, header};
-use orch::{RunId, RunStatus};
+use orch::{DagId, RunId, RunStatus};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,16 +14,16 @@ use crate::api::code::Code;
 use crate::api::route::{NDJSON, Shape};
 use crate::api::{ApiError, ApiResult, Caller, Guard, Query, Route, schema};
 use crate::auth::Scope;
-use crate::stream::{MessageView, Source, serve_events, serve_socket};
+use crate::stream::{Filter, MessageView, Open, Source, serve_events, serve_socket};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/runs/stream", "streamRuns", Guard::Scope(Scope::Read), stream)
-            .says("Hear what happens to a run as it happens: over WebSocket, or as server-sent events for whoever accepts `text/event-stream`. A stream begins with the first entry of the run, or goes on after a cursor.")
+            .says("Hear what happens to a run, or to all runs of the tenant, as it happens: over WebSocket, or as server-sent events for whoever accepts `text/event-stream`. The stream of a run begins with its first entry, that of all runs now; either goes on after a cursor.")
             .query::<AskStream>()
             .gives_as(StatusCode::OK, "text/event-stream", Some(Shape::of::<MessageView>()))
             .gives_as(StatusCode::SWITCHING_PROTOCOLS, NDJSON, None)
-            .may(&[Code::NotFound, Code::CursorExpired, Code::OriginForbidden, Code::NotAcceptable])
+            .may(&[Code::NotFound, Code::CursorExpired, Code::OriginForbidden, Code::NotAcceptable, Code::Unsupported])
             .endless(),
     ]
 }
@@ -32,10 +32,14 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AskStream {
-    /// The run.
+    /// Only this run, from its first entry on; without it all runs of the tenant, from now on.
     #[serde(rename = "runId")]
-    #[schemars(with = "schema::RunId")]
-    run_id: RunId,
+    #[schemars(with = "Option<schema::RunId>")]
+    run_id: Option<RunId>,
+    /// Only runs of this DAG.
+    #[serde(rename = "dagId")]
+    #[schemars(with = "Option<schema::Slug>")]
+    dag_id: Option<DagId>,
     /// Only messages after which the run has this status.
     #[schemars(with = "Option<schema::RunStatus>")]
     status: Option<RunStatus>,
@@ -59,7 +63,9 @@ async fn stream(
     })?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let cursor = asked.cursor.or(last);
-    let open = || Source::open(&app, &caller.who, asked.run_id, asked.status, cursor.as_deref());
+    let filter = Filter { dag: asked.dag_id, status: asked.status };
+    let wanted = Open { run: asked.run_id, filter, cursor };
+    let open = || Source::open(&app, &caller.who, wanted);
     let wants = |media: &str| {
         let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         accepted.is_none_or(|accepted| accepted.contains(media) || accepted.contains("*/*"))

@@ -8,19 +8,23 @@ use orch::RunId;
 use crate::api::{ApiError, ApiResult};
 
 /// The longest cursor, in bytes.
-const CURSOR_BYTES_MAX: usize = 128;
+const CURSOR_BYTES_MAX: usize = 512;
 
-/// Where in a stream a client is: after so many messages of an entry of a run's record.
+/// Where in a stream a client is: after the message that bore it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    pub(crate) run: RunId,
-    pub(crate) seq: u64,
-    pub(crate) told: u32,
+pub(crate) enum Cursor {
+    /// In the record of a run: after so many messages of an entry.
+    Run { run: RunId, seq: u64, told: u32 },
+    /// In the feed of a tenant: from where the feed is to be opened, after so many messages of what comes next there.
+    Tenant { feed: String, told: u32 },
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "r~{}~{}~{}", self.run, self.seq, self.told)
+        match self {
+            Self::Run { run, seq, told } => write!(f, "r~{run}~{seq}~{told}"),
+            Self::Tenant { feed, told } => write!(f, "t~{told}~{feed}"),
+        }
     }
 }
 
@@ -28,10 +32,17 @@ impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let parts: Vec<&str> = text.split('~').collect();
-        let ["r", run, seq, told] = parts[..] else { return Err(()) };
-        let (run, seq) = (run.parse().map_err(drop)?, seq.parse().map_err(drop)?);
-        Ok(Self { run, seq, told: told.parse().map_err(drop)? })
+        let mut parts = text.splitn(3, '~');
+        let (kind, first, rest) = (parts.next().ok_or(())?, parts.next().ok_or(())?, parts.next().ok_or(())?);
+        match kind {
+            "r" => {
+                let (seq, told) = rest.split_once('~').ok_or(())?;
+                let run = first.parse().map_err(drop)?;
+                Ok(Self::Run { run, seq: seq.parse().map_err(drop)?, told: told.parse().map_err(drop)? })
+            }
+            "t" => Ok(Self::Tenant { told: first.parse().map_err(drop)?, feed: rest.to_owned() }),
+            _ => Err(()),
+        }
     }
 }
 
@@ -49,10 +60,12 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_as_it_is_written_and_nothing_else_is() {
-        let cursor = Cursor { run: RunId::MIN, seq: 7, told: 2 };
-        assert_eq!(cursor.to_string().parse(), Ok(cursor));
-        let long = format!("r~{}~1~{}", RunId::MIN, "1".repeat(600));
-        for wrong in ["", "r", "r~x~1~1", "x~1~1~1", "r~1", &long] {
+        let run = Cursor::Run { run: RunId::MIN, seq: 7, told: 2 };
+        let tenant = Cursor::Tenant { feed: "a~b.c".to_owned(), told: 0 };
+        for cursor in [run, tenant] {
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+        for wrong in ["", "r", "r~x~1~1", "t~x~y", "t~1", "x~1~y", &format!("t~1~{}", "x".repeat(600))] {
             assert!(Cursor::read(wrong).is_err(), "{wrong}");
         }
     }

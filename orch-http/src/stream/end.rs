@@ -25,6 +25,7 @@ impl End {
     pub(super) fn of(error: &orch::Error) -> Self {
         match error.kind() {
             ErrorKind::Closed => Self::GoingAway,
+            ErrorKind::LimitExceeded => Self::TooSlow,
             kind => {
                 if !error.is_retryable() {
                     tracing::error!(?error, "a stream has failed");
@@ -67,7 +68,8 @@ impl End {
             Self::Ended => Some("ENDED"),
             Self::GoingAway => Some("GOING_AWAY"),
             Self::TokenEnded => Some(Code::Unauthenticated.as_str()),
-            Self::TooSlow | Self::Gone => None,
+            Self::TooSlow => Some("TOO_SLOW"),
+            Self::Gone => None,
             Self::Failed(code) => Some(code.as_str()),
         }
     }

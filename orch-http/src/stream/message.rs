@@ -87,8 +87,25 @@ pub(crate) struct Message {
     pub(crate) kind: &'static str,
     pub(crate) cursor: String,
     pub(crate) status: RunStatus,
+    pub(crate) dag: DagId,
     /// The message as JSON.
     pub(crate) line: String,
+}
+
+/// Which messages somebody wants.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    /// Only those of runs of this DAG.
+    pub(crate) dag: Option<DagId>,
+    /// Only those after which the run has this status.
+    pub(crate) status: Option<RunStatus>,
+}
+
+impl Filter {
+    pub(crate) fn wants(&self, message: &Message) -> bool {
+        self.dag.as_ref().is_none_or(|dag| *dag == message.dag)
+            && self.status.is_none_or(|status| status == message.status)
+    }
 }
 
 /// What must be known of a run to tell of its entries.
@@ -107,6 +124,11 @@ impl Known {
         Some(Self { dag: created.dag_id.clone(), trace, status: RunStatus::Pending })
     }
 
+    /// Takes an entry in without telling of it.
+    pub(crate) fn see(&mut self, entry: &Entry) {
+        self.status = status_after(&entry.event, self.status);
+    }
+
     /// The messages that tell of an entry. `cursor` names each by its place among them.
     pub(crate) fn messages(
         &mut self,
@@ -114,7 +136,7 @@ impl Known {
         run: RunId,
         cursor: impl Fn(u32) -> String,
     ) -> Vec<Message> {
-        self.status = status_after(&entry.event, self.status);
+        self.see(entry);
         let parts = parts(&entry.event);
         let message = |(place, (kind, step)): (u32, (&'static str, Option<StepPart>))| {
             let cursor = cursor(place);
@@ -132,7 +154,7 @@ impl Known {
                 step,
             };
             let line = serde_json::to_string(&view).unwrap_or_default();
-            Message { kind, cursor, status: self.status, line }
+            Message { kind, cursor, status: self.status, dag: self.dag.clone(), line }
         };
         (0..).zip(parts).map(message).collect()
     }

@@ -110,7 +110,7 @@ impl Stream<'_> {
                     Frame::Ping(Default::default())
                 }
                 next = self.source.next() => match next {
-                    Ok(Some(message)) => Frame::Text(message.line.into()),
+                    Ok(Some(message)) => Frame::Text(message.line.as_str().into()),
                     Ok(None) => return End::Ended,
                     Err(error) => return End::of(&error),
                 },

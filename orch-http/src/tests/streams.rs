@@ -260,3 +260,146 @@ async fn a_cursor_of_another_stream_is_refused() {
     let beyond = service.get(&format!("/runs/stream?runId={one}&cursor=r~{one}~9999~1")).await;
     assert_eq!((beyond.status, beyond.code()), (StatusCode::GONE, "CURSOR_EXPIRED"));
 }
+
+/// So many messages, as they come.
+async fn some(socket: &mut Socket, count: usize) -> Vec<Value> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(20), next(socket)).await;
+        messages.push(next.unwrap_or_else(|_| panic!("{count} wanted: {messages:#?}")).unwrap());
+    }
+    messages
+}
+
+#[tokio::test]
+async fn a_stream_of_all_runs_tells_what_comes_and_goes_on_after_any_message() {
+    let service = Service::start().await;
+    run(&service).await;
+    let address = listen(&service).await;
+    let mut socket = open(address, "/runs/stream").await;
+    let mut filtered = open(address, "/runs/stream?dagId=hello&status=completed").await;
+    let mut none = open(address, "/runs/stream?dagId=other").await;
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(run(&service).await);
+    }
+    let who = orch::Identity::new(tenant("acme"), "test");
+    for run in &runs {
+        service.orch.wait(&who, run.parse().unwrap()).await.unwrap();
+    }
+    // What a run tells alone, it tells here, in the same order.
+    let mut expected = 0;
+    let mut alone = std::collections::BTreeMap::new();
+    for run in &runs {
+        let (messages, _) = all(&mut open(address, &format!("/runs/stream?runId={run}")).await).await;
+        expected += messages.len();
+        alone.insert(run.clone(), messages);
+    }
+    let messages = some(&mut socket, expected).await;
+    let said = |message: &Value| {
+        let mut message = message.clone();
+        message.as_object_mut().unwrap().remove("cursor");
+        message
+    };
+    for run in &runs {
+        let of_run = messages.iter().filter(|message| message["runId"] == **run).map(said);
+        assert!(of_run.eq(alone[run].iter().map(said)), "{run}");
+    }
+    for (place, message) in messages.iter().enumerate().take(expected - 1) {
+        let cursor = message["cursor"].as_str().unwrap();
+        let mut socket = open(address, &format!("/runs/stream?cursor={cursor}")).await;
+        assert_eq!(some(&mut socket, expected - place - 1).await, messages[place + 1..], "{cursor}");
+    }
+    let ended = some(&mut filtered, 3).await;
+    assert!(ended.iter().all(|message| message["type"] == "run.completed"), "{ended:#?}");
+    let nothing = tokio::time::timeout(Duration::from_millis(200), next(&mut none)).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a_stream_of_all_runs_catches_up_while_more_is_happening() {
+    let service = Service::start().await;
+    let address = listen(&service).await;
+    let mut live = open(address, "/runs/stream").await;
+    let first = run(&service).await;
+    let begun = some(&mut live, 1).await;
+    assert_eq!(begun[0]["runId"], first);
+    let busy = async {
+        for _ in 0..40 {
+            run(&service).await;
+        }
+    };
+    let cursor = begun[0]["cursor"].as_str().unwrap().to_owned();
+    let late = async {
+        let mut sockets = Vec::new();
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            sockets.push(open(address, &format!("/runs/stream?cursor={cursor}")).await);
+        }
+        sockets
+    };
+    let ((), mut sockets) = tokio::join!(busy, late);
+    let mut ended = 0;
+    let mut messages = Vec::new();
+    while ended < 41 {
+        let message = some(&mut live, 1).await.remove(0);
+        ended += usize::from(message["type"] == "run.completed");
+        messages.push(message);
+    }
+    for socket in &mut sockets {
+        assert_eq!(some(socket, messages.len()).await, messages);
+    }
+}
+
+#[tokio::test]
+async fn t1_a_stream_of_all_runs_is_of_one_tenant_and_its_cursors_are_good_for_nothing_else() {
+    let service = Service::start().await;
+    let address = listen(&service).await;
+    let mut socket = open(address, "/runs/stream").await;
+    let mut stranger = request(address, "/runs/stream");
+    stranger.headers_mut().insert("authorization", format!("Bearer {}", super::STRANGER).parse().unwrap());
+    stranger.headers_mut().insert("x-stella-tenant", "stranger".parse().unwrap());
+    let mut stranger = connect_async(stranger).await.unwrap().0;
+    let run = run(&service).await;
+    let cursor = some(&mut socket, 1).await[0]["cursor"].as_str().unwrap().to_owned();
+    let nothing = tokio::time::timeout(Duration::from_millis(300), next(&mut stranger)).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    for (path, code) in [
+        (format!("/runs/stream?runId={run}&cursor={cursor}"), "INVALID_REQUEST"),
+        (format!("/runs/stream?cursor=r~{run}~1~1"), "INVALID_REQUEST"),
+        ("/runs/stream?cursor=t~0~x".to_owned(), "INVALID_REQUEST"),
+        ("/runs/stream?cursor=t~0~m99999999".to_owned(), "CURSOR_EXPIRED"),
+    ] {
+        let mut request = ask(Method::GET, &path, Some(FULL), Some("acme"), None);
+        request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
+        assert_eq!(service.send(request).await.code(), code, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_falls_behind_the_others_is_cut_off_and_may_go_on() {
+    let service = Service::start().await;
+    let who = orch::Identity::new(tenant("acme"), "test");
+    let tokens = vec![token(FULL, &["acme"], Scopes::all())];
+    let settings = Settings {
+        authentication: Authentication { tokens, ..Authentication::default() },
+        streams: StreamSettings { buffer: 16, ..StreamSettings::default() },
+        ..Settings::default()
+    };
+    let service = Service { router: router(service.orch.clone(), settings), orch: service.orch };
+    let mut request = ask(Method::GET, "/runs/stream", Some(FULL), Some("acme"), None);
+    request.headers_mut().insert("accept", "text/event-stream".parse().unwrap());
+    let response = service.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    for _ in 0..60 {
+        let run = run(&service).await;
+        service.orch.wait(&who, run.parse().unwrap()).await.unwrap();
+    }
+    let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert!(text.contains("TOO_SLOW"), "{text}");
+    let last = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    let mut socket = open(listen(&service).await, &format!("/runs/stream?cursor={last}")).await;
+    let told = text.lines().filter(|line| line.starts_with("data: {\"type\"")).count();
+    let rest = some(&mut socket, 300).await;
+    assert!(told + rest.len() > 300 && rest[0]["cursor"] != last);
+}

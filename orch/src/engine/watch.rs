@@ -2,27 +2,30 @@
 //!
 //! A notification is a hint to read the ledger again; another process's appends are noticed by polling.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::core::{Core, closed};
 use crate::error::{Error, Result};
-use crate::id::RunKey;
+use crate::id::{RunKey, TenantId};
 use crate::ledger::{Entry, Head, RunStatus, Stream, read_chain};
 use crate::store::{EntriesRequest, RunRow};
 
 /// How often a follower reads again without having been told to, for what other processes append.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
 
-/// Entries read at once.
-const PAGE: usize = 1_000;
+/// Entries read at once: with hundreds of slow followers, what is read ahead is what they cost.
+const PAGE: usize = 250;
 
-/// Who waits for which run, and how many of them.
+/// Who waits for which run, and how many of them; and who follows all runs of a tenant.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<HashMap<RunKey, (usize, Arc<News>)>>);
+pub(super) struct Watchers {
+    runs: Mutex<HashMap<RunKey, (usize, Arc<News>)>>,
+    tenants: Mutex<HashMap<TenantId, Weak<Notify>>>,
+}
 
 /// What is told of a run.
 #[derive(Debug, Default)]
@@ -35,11 +38,30 @@ struct News {
 
 impl Watchers {
     fn lock(&self) -> MutexGuard<'_, HashMap<RunKey, (usize, Arc<News>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, Weak<Notify>>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is told whenever a run of the tenant moves on.
+    pub(super) fn of_tenant(&self, tenant: &TenantId) -> Arc<Notify> {
+        let mut tenants = self.tenants();
+        if let Some(known) = tenants.get(tenant).and_then(Weak::upgrade) {
+            return known;
+        }
+        tenants.retain(|_, told| told.strong_count() > 0);
+        let told = Arc::new(Notify::new());
+        tenants.insert(tenant.clone(), Arc::downgrade(&told));
+        told
     }
 
     /// Tells that a run has moved on and, with `ended`, that nothing will follow.
     pub(super) fn notify(&self, key: &RunKey, ended: bool) {
+        if let Some(told) = self.tenants().get(&key.tenant).and_then(Weak::upgrade) {
+            told.notify_waiters();
+        }
         if let Some((_, news)) = self.lock().get(key) {
             news.moved.notify_waiters();
             if ended {
@@ -89,8 +111,12 @@ impl Drop for Watch {
 #[derive(Debug)]
 pub struct RunEvents {
     watch: Watch,
+    /// Up to where the record was followed.
     head: Head,
-    ready: VecDeque<(Entry, String)>,
+    /// What was read beyond, as text: hundreds of slow followers hold no more than the lines.
+    ahead: String,
+    /// How much of it has been followed.
+    at: usize,
     after: u64,
     ended: bool,
     follow: bool,
@@ -98,14 +124,8 @@ pub struct RunEvents {
 
 impl RunEvents {
     pub(super) fn new(core: &Arc<Core>, key: RunKey, after: u64, follow: bool) -> Self {
-        Self {
-            watch: Watch::new(core, key),
-            head: Head::EMPTY,
-            ready: VecDeque::new(),
-            after,
-            ended: false,
-            follow,
-        }
+        let watch = Watch::new(core, key);
+        Self { watch, head: Head::EMPTY, ahead: String::new(), at: 0, after, ended: false, follow }
     }
 
     /// The next entry with its line, or nothing when the run has ended and everything has been read (or, without
@@ -115,8 +135,10 @@ impl RunEvents {
     /// `NotFound` for a run that does not exist, `Corrupt` for a broken chain, `Unavailable`, `Closed`.
     pub async fn next(&mut self) -> Result<Option<(Entry, String)>> {
         loop {
-            if let Some(next) = self.ready.pop_front() {
-                return Ok(Some(next));
+            while let Some((entry, line)) = self.step()? {
+                if entry.seq > self.after {
+                    return Ok(Some((entry, line)));
+                }
             }
             let news = Arc::clone(&self.watch.news);
             let mut told = std::pin::pin!(news.moved.notified());
@@ -137,6 +159,23 @@ impl RunEvents {
         }
     }
 
+    /// Follows the chain by one line of what was read ahead.
+    fn step(&mut self) -> Result<Option<(Entry, String)>> {
+        let Some(next) = read_chain(self.head, &self.ahead[self.at..]).next() else {
+            (self.ahead, self.at) = (String::new(), 0);
+            return Ok(None);
+        };
+        let (entry, line, head) = next?;
+        let line = line.to_owned();
+        self.at = (self.at + line.len() + "\n".len()).min(self.ahead.len());
+        self.head = head;
+        self.ended = match entry.event {
+            crate::ledger::Event::RunRetried(_) => false,
+            _ => self.ended || ends_run(&entry),
+        };
+        Ok(Some((entry, line)))
+    }
+
     /// Reads one page; answers whether there was anything.
     async fn read(&mut self) -> Result<bool> {
         let request = EntriesRequest {
@@ -150,19 +189,8 @@ impl RunEvents {
         if page.head == Head::EMPTY {
             return Err(Error::not_found("no such run").with("run", self.watch.key.run));
         }
-        let before = self.head;
-        for entry in read_chain(self.head, &page.lines) {
-            let (entry, line, head) = entry?;
-            self.head = head;
-            self.ended = match entry.event {
-                crate::ledger::Event::RunRetried(_) => false,
-                _ => self.ended || ends_run(&entry),
-            };
-            if entry.seq > self.after {
-                self.ready.push_back((entry, line.to_owned()));
-            }
-        }
-        Ok(self.head != before)
+        (self.ahead, self.at) = (page.lines, 0);
+        Ok(!self.ahead.is_empty())
     }
 }
 

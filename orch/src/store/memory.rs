@@ -28,6 +28,8 @@ struct Tenant {
     rows: HashMap<RunId, RunRow>,
     newest: BTreeSet<(Reverse<Timestamp>, RunId)>,
     docs: BTreeMap<&'static str, BTreeMap<String, Doc>>,
+    /// Every append to a run, in order: the run and the number of its last entry.
+    feed: Vec<(RunId, u64)>,
 }
 
 /// A stream as it was appended, chunk by chunk, with the number of each chunk's last line.
@@ -81,6 +83,9 @@ impl State {
             let log = tenant.streams.entry(append.stream).or_insert(Log { head, chunks: Vec::new() });
             log.chunks.push((append.head.seq, append.lines.clone()));
             log.head = append.head;
+            if let Stream::Run(run) = append.stream {
+                tenant.feed.push((run, append.head.seq));
+            }
         }
         if let Some(row) = &append.row {
             self.replace_row(row);
@@ -130,6 +135,22 @@ impl State {
         }
         true
     }
+}
+
+impl Tenant {
+    /// An append of the feed; nothing of a pruned run.
+    fn fed(&self, place: usize) -> Option<FeedItem> {
+        let (run, last) = *self.feed.get(place)?;
+        let log = self.streams.get(&Stream::Run(run))?;
+        let at = log.chunks.binary_search_by_key(&last, |(last, _)| *last).ok()?;
+        let first = at.checked_sub(1).map_or(1, |before| log.chunks[before].0 + 1);
+        Some(FeedItem { run, first, lines: log.chunks[at].1.to_string(), cursor: feed_cursor(place + 1) })
+    }
+}
+
+/// Names a place in the feed of a tenant: so many appends have been read.
+fn feed_cursor(place: usize) -> String {
+    format!("m{place}")
 }
 
 impl Log {
@@ -203,6 +224,26 @@ impl Store for MemoryStore {
         };
         let empty = |after| EntriesPage { lines: String::new(), last: after, head: Head::EMPTY };
         Ok(requests.iter().map(|request| page(request).unwrap_or_else(|| empty(request.after))).collect())
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        check_page(query.limit)?;
+        let state = self.state();
+        let tenant = state.tenants.get(&query.tenant);
+        let end = tenant.map_or(0, |tenant| tenant.feed.len());
+        let after = match &query.after {
+            None => end,
+            Some(cursor) => cursor
+                .strip_prefix('m')
+                .and_then(|place| place.parse().ok())
+                .ok_or_else(|| Error::invalid("not a cursor of a feed"))?,
+        };
+        if after > end {
+            return Err(Error::not_found("the feed does not reach to this cursor: begin anew"));
+        }
+        let to = end.min(after + query.limit);
+        let items = (after..to).filter_map(|place| tenant?.fed(place)).collect();
+        Ok(FeedPage { items, next: feed_cursor(to), more: to < end })
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {

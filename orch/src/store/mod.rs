@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{DagId, RunId, RunKey, StepKey, TenantId};
 use crate::ledger::{Head, RunStatus, StepCounts, Stream};
 use crate::time::Timestamp;
@@ -88,6 +88,25 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`, `Corrupt`. An unknown stream is an empty page with [`Head::EMPTY`].
     async fn entries(&self, requests: &[EntriesRequest]) -> Result<Vec<EntriesPage>>;
 
+    /// Reads what was appended to the runs of one tenant, all of them, in the order in which it became visible.
+    ///
+    /// # Guarantees
+    /// - T1: only appends of the query's tenant.
+    /// - A page goes on exactly where its cursor was: no append that became visible after it is missing, none comes twice,
+    ///   and those of one run come in their order. Of pruned runs there may be nothing.
+    /// - Without a cursor the page is empty, and its `next` is the present end.
+    ///
+    /// # Errors
+    /// `Unsupported` where the store keeps no order over all runs, `Invalid` for a cursor that no store made, `NotFound`
+    /// for one whose place is not known any more: begin anew. `Unavailable`, `Corrupt`.
+    ///
+    /// # Backend notes
+    /// Optional: memory and SQLite have it. A store with several writers at once would have to keep them in line.
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        let _ = query;
+        Err(Error::unsupported("this store keeps no order over all runs"))
+    }
+
     /// The row of one run.
     ///
     /// # Errors
@@ -136,6 +155,41 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`.
     async fn prune(&self, prune: &Prune) -> Result<usize>;
+}
+
+/// Which appends to read.
+#[derive(Clone, Debug)]
+pub struct FeedQuery {
+    /// Whose runs.
+    pub tenant: TenantId,
+    /// Where the previous page ended; without it, from now on.
+    pub after: Option<String>,
+    /// Appends per page, 1 to 500; a page may hold fewer although more follow.
+    pub limit: usize,
+}
+
+/// A page of appends.
+#[derive(Clone, Debug)]
+pub struct FeedPage {
+    /// The appends, in the order in which they became visible.
+    pub items: Vec<FeedItem>,
+    /// Where the next page begins: opaque, at most 128 bytes.
+    pub next: String,
+    /// Whether more followed already.
+    pub more: bool,
+}
+
+/// What was appended to a run at once.
+#[derive(Clone, Debug)]
+pub struct FeedItem {
+    /// The run.
+    pub run: RunId,
+    /// The number of the first entry.
+    pub first: u64,
+    /// The entries, as lines.
+    pub lines: String,
+    /// Where a page begins that goes on after this.
+    pub cursor: String,
 }
 
 /// One append to one stream.

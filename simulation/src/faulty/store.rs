@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orch::store::{
     Append, Capability, Doc, DocKey, DocsPage, DocsQuery, DuePage, DueQuery, EntriesPage, EntriesRequest,
-    Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
+    FeedPage, FeedQuery, Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
 };
 use orch::{Error, Result, RunKey};
 
@@ -211,6 +211,10 @@ impl Store for FaultyStore {
         }
         self.switch.after(last).await;
         answer
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        self.call("feed", self.inner.feed(query)).await
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {

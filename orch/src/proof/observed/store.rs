@@ -11,7 +11,7 @@ use crate::id::{RunKey, TenantId};
 use crate::ledger::Stream;
 use crate::store::{
     Append, Capability, Doc, DocKey, DocsPage, DocsQuery, DuePage, DueQuery, EntriesPage, EntriesRequest,
-    Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
+    FeedPage, FeedQuery, Prune, PutDoc, RunRow, RunsPage, RunsQuery, Store,
 };
 
 #[derive(Debug)]
@@ -114,6 +114,10 @@ impl Store for Watched {
             self.observed.foreign(&request.tenant, request.stream, "entries");
         }
         Ok(pages)
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        self.inner.feed(query).await
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {
