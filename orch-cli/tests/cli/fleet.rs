@@ -322,7 +322,8 @@ fn r1_r4_a_ledger_whose_disk_is_full_goes_on_when_there_is_room() {
     std::thread::sleep(Duration::from_secs(6));
     let stuck = fleet.progress();
     std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(fleet.progress(), stuck, "nothing can be recorded");
+    // Less is seen where MongoDB has just ended itself.
+    assert!(fleet.progress() <= stuck, "nothing more can be recorded");
     disk.empty();
     // MongoDB ends itself when it cannot write its journal; whoever runs it starts it again.
     fleet.mongo.kill();

@@ -59,6 +59,8 @@ pub(crate) struct RouteFacts {
     pub(crate) guard: Guard,
     pub(crate) query: Option<Shape>,
     pub(crate) body: Option<(&'static [&'static str], Shape)>,
+    /// A body that is taken, as JSON: a test takes it at its word.
+    pub(crate) example: Option<&'static str>,
     pub(crate) good: Vec<Good>,
     /// What it may answer besides what every route may.
     pub(crate) codes: &'static [Code],
@@ -105,6 +107,7 @@ impl Route {
                 guard,
                 query: None,
                 body: None,
+                example: None,
                 good: Vec::new(),
                 codes: &[],
                 endless: false,
@@ -153,6 +156,12 @@ impl Route {
     /// What its body holds, in one of several media types.
     pub(crate) fn takes_as<T: JsonSchema>(mut self, media: &'static [&'static str]) -> Self {
         self.facts.body = Some((media, Shape::of::<T>()));
+        self
+    }
+
+    /// A body that is taken, as JSON.
+    pub(crate) fn like(mut self, example: &'static str) -> Self {
+        self.facts.example = Some(example);
         self
     }
 

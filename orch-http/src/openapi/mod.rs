@@ -90,7 +90,13 @@ fn operation(facts: &RouteFacts, generator: &mut SchemaGenerator) -> Value {
     if let Some((media, shape)) = facts.body {
         let schema = (shape.0)(generator).to_value();
         let content = media.iter().map(|media| match *media {
-            JSON => (JSON.to_owned(), json!({ "schema": schema })),
+            JSON => {
+                let mut content = json!({ "schema": schema });
+                if let Some(example) = facts.example {
+                    content["example"] = serde_json::from_str(example).expect("a test reads every example");
+                }
+                (JSON.to_owned(), content)
+            }
             other => (other.to_owned(), json!({ "schema": { "type": "string" } })),
         });
         operation["requestBody"] = json!({ "required": true, "content": content.collect::<Map<_, _>>() });

@@ -28,6 +28,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/admin/warm", "warm", Guard::Scope(Scope::Admin), warm)
             .says("Read the newest enabled version of every published DAG of the tenant, so that the first runs after a start need not.")
             .takes::<Warm>()
+            .like(r#"{}"#)
             .gives::<Warmed>(StatusCode::OK),
     ]
 }

@@ -20,6 +20,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/checkpoints", "takeCheckpoint", Guard::Scope(Scope::Admin), take)
             .says("Name the heads of all finished runs and of the audit stream in an entry of the checkpoint stream, signed where the service has a key. Keep the answer elsewhere: what it names cannot be altered or deleted unnoticed.")
             .takes::<AskCheckpoint>()
+            .like(r#"{"sinceLast":true}"#)
             .gives::<CheckpointView>(StatusCode::CREATED)
             .gives_as(StatusCode::NO_CONTENT, "", None),
         Route::get("/checkpoints", "listCheckpoints", Guard::Scope(Scope::Admin), list)

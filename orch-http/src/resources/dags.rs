@@ -34,6 +34,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/dags", "publishDag", ADMIN, publish)
             .says("Publish a DAG as a new version. Publishing what is published already answers the version it has.")
             .takes_as::<PublishDag>(&["application/json", "application/yaml"])
+            .like(r#"{"apiVersion":"orch/v1","kind":"Dag","id":"nap","steps":[{"id":"nap","uses":"wait/sleep","with":{"duration":"1s"}}]}"#)
             .gives::<VersionView>(StatusCode::CREATED)
             .gives::<VersionView>(StatusCode::OK)
             .may(&[Code::Refused, Code::Conflict, Code::LimitExceeded]),

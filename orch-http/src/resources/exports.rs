@@ -37,6 +37,8 @@ const AT_ONCE: usize = 4;
 /// Bytes handed over at once, and how many such pieces wait for the client.
 const PIECE: usize = 64 << 10;
 const AHEAD: usize = 8;
+/// How long a client may refuse to take a piece before its export is ended.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Manifests older than this go when another one comes.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// Old manifests that one export clears away.
@@ -49,6 +51,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/exports", "export", Guard::Scope(Scope::Admin), export)
             .says("Every entry of the tenant, or of one run, as NDJSON, each line exactly the hashed bytes. `X-Export-Id` and `Location` name its manifest, which is there once the last line was handed over.")
             .takes::<AskExport>()
+            .like(r#"{}"#)
             .gives_as(StatusCode::OK, NDJSON, None)
             .may(&[Code::NotFound])
             .endless(),
@@ -211,8 +214,9 @@ impl Write for Pieces {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
-        let sent = futures::executor::block_on(self.sender.send(Ok(piece)));
-        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone"))
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone, or takes nothing");
+        let sent = self.sender.send_timeout(Ok(piece), PATIENCE);
+        futures::executor::block_on(sent).map_err(|_| gone())
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/gates/{runId}/{stepId}:decide", "decideGate", Guard::Scope(Scope::Approve), decide)
             .says("Decide a gate. The verdict, who gave it and why become part of the record.")
             .takes::<Decide>()
+            .like(r#"{"decision":"approved","reason":"looks good"}"#)
             .gives::<RunView>(StatusCode::OK)
             .may(&[Code::NotFound, Code::Refused]),
     ]

@@ -29,6 +29,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/jobs", "submitJob", Guard::Scope(Scope::Write), submit)
             .says("Submit a job: a run of one step that a worker of this type carries out.")
             .takes::<SubmitJob>()
+            .like(r#"{"jobType":"scan","payload":{"file":"a.tar"},"maxAttempts":3,"rationale":"weekly"}"#)
             .gives::<JobView>(StatusCode::CREATED)
             .gives::<JobView>(StatusCode::OK)
             .may(&[Code::LimitExceeded]),

@@ -35,11 +35,13 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/workers/leases", "leaseJobs", guard, lease)
             .says("Lease attempts of steps that use `worker/TYPE`: those that wait, or the first that come in time.")
             .takes::<LeaseJobs>()
+            .like(r#"{"worker":"scanner-7","jobTypes":["scan"],"leaseSeconds":60,"waitSeconds":1}"#)
             .gives::<Leases>(StatusCode::OK)
             .waits(),
         Route::post("/workers/leases/{leaseId}:heartbeat", "renewLease", guard, heartbeat)
             .says("Say that the worker lives and how far it is, and hear whether to stop.")
             .takes::<Heartbeat>()
+            .like(r#"{"leaseSeconds":60,"progress":"12 of 40 files"}"#)
             .gives::<RenewedView>(StatusCode::OK)
             .may(OF_LEASE),
         Route::post("/workers/leases/{leaseId}/logs", "uploadLog", guard, upload_log)
@@ -56,11 +58,13 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/workers/leases/{leaseId}:complete", "completeLease", guard, complete)
             .says("End the attempt well, with its output.")
             .takes::<Complete>()
+            .like(r#"{"output":{"found":2}}"#)
             .gives_as(StatusCode::NO_CONTENT, "", None)
             .may(&[Code::NotFound, Code::LeaseLost, Code::LimitExceeded]),
         Route::post("/workers/leases/{leaseId}:fail", "failLease", guard, fail)
             .says("End the attempt badly: it is tried again as its step says.")
             .takes::<Fail>()
+            .like(r#"{"code":"busy","message":"the scanner is busy","retryAfterSeconds":5}"#)
             .gives_as(StatusCode::NO_CONTENT, "", None)
             .may(OF_LEASE),
         Route::post("/workers/leases/{leaseId}:release", "releaseLease", guard, release)

@@ -26,6 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/runs", "startRun", Guard::Scope(Scope::Write), start)
             .says("Start a run of a published DAG. With a `runToken`, the same token, DAG and inputs are one run however often they are sent.")
             .takes::<StartRun>()
+            .like(r#"{"dagId":"hello","inputs":{"name":"you"},"rationale":"a try"}"#)
             .gives::<Started>(StatusCode::CREATED)
             .gives::<Started>(StatusCode::OK)
             .may(&[Code::NotFound, Code::Refused, Code::LimitExceeded, Code::Unsupported]),
@@ -48,12 +49,14 @@ pub(super) fn routes() -> Vec<Route> {
         action(Route::post("/runs/{runId}:resume", "resumeRun", OPERATE, resume)).says("Let a held run go on."),
         action(Route::post("/runs/{runId}:retry", "retryRun", OPERATE, retry))
             .says("Give failed and parked steps another round of attempts: those that are named, or all.")
-            .takes::<RetryRun>(),
+            .takes::<RetryRun>()
+            .like(r#"{"steps":["job"]}"#),
         again(Route::post("/runs/{runId}:replay", "replayRun", OPERATE, replay))
             .says("Start a new run of the same plan with the same inputs."),
         again(Route::post("/runs/{runId}:rerun", "rerunRun", OPERATE, rerun))
             .says("Start a new run that begins at a step: what had succeeded and is not downstream of it keeps its output.")
-            .takes::<RerunRun>(),
+            .takes::<RerunRun>()
+            .like(r#"{"from":"greet"}"#),
     ]
 }
 

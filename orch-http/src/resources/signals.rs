@@ -18,6 +18,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/runs/{runId}/signals", "sendSignal", Guard::Scope(Scope::Write), send)
             .says("Hand a run a signal. It is kept until a step waits for it.")
             .takes::<Signal>()
+            .like(r#"{"name":"go","payload":{"ok":true}}"#)
             .gives::<RunView>(StatusCode::ACCEPTED)
             .may(&[Code::NotFound, Code::Refused, Code::LimitExceeded]),
     ]

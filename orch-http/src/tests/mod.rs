@@ -2,6 +2,7 @@
 
 mod auth;
 mod dags;
+mod examples;
 mod guards;
 mod hostile;
 mod idempotency;
