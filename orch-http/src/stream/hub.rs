@@ -305,6 +305,10 @@ impl Teller {
             told += u32::try_from(more.len()).unwrap_or(u32::MAX);
             messages.extend(more);
         }
+        if known.has_ended() {
+            // Should it be retried, it is looked up again.
+            self.known.remove(&run);
+        }
         messages.drain(..skip.min(messages.len()));
         messages
     }

@@ -124,6 +124,10 @@ impl Known {
         Some(Self { dag: created.dag_id.clone(), trace, status: RunStatus::Pending })
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.status.is_terminal()
+    }
+
     /// Takes an entry in without telling of it.
     pub(crate) fn see(&mut self, entry: &Entry) {
         self.status = status_after(&entry.event, self.status);
