@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::{cargo, root, say};
+use crate::{cargo, root, say, target};
 
 const VERSION: &str = "4.32.5";
 /// What every answer must be.
@@ -29,7 +29,7 @@ impl Drop for Service {
 pub(crate) fn run(seconds: &str) -> Result<(), String> {
     let program = fetched()?;
     cargo("the service", &["build", "--package", "orch-http", "--locked"], &[])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let target = target();
     let place = target.join("api");
     if place.exists() {
         fs::remove_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{cargo, root};
+use crate::{cargo, root, target};
 
 /// Hands `arguments` to the program.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
@@ -25,8 +25,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 pub(crate) fn quick() -> Result<(), String> {
     let all = ["--workspace", "--all-features", "--locked", "--bin", "orch-bench"];
     cargo("measurements", &[&["build"], &all[..]].concat(), &[])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    let program = target.join("debug/orch-bench");
+    let program = target().join("debug/orch-bench");
     let status = Command::new(&program).arg("--quick").current_dir(root()).status();
     match status {
         Ok(status) if status.success() => Ok(()),

@@ -62,6 +62,11 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
+
 fn test() -> Result<(), String> {
     tidy::check(&root())?;
     cargo("format", &["fmt", "--all", "--", "--check"], &[])?;

@@ -60,10 +60,14 @@ async fn text(request: Request, app: &App) -> ApiResult<Bytes> {
     Ok(if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes })
 }
 
-fn check_media(headers: &HeaderMap) -> ApiResult<()> {
+/// The media type that a body is said to be of, without its parameters.
+pub(crate) fn essence(headers: &HeaderMap) -> Option<String> {
     let media = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or(""));
-    let essence = media.map(|media| media.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
-    match essence.as_deref() {
+    media.map(|media| media.split(';').next().unwrap_or("").trim().to_ascii_lowercase())
+}
+
+fn check_media(headers: &HeaderMap) -> ApiResult<()> {
+    match essence(headers).as_deref() {
         None | Some("application/json") => Ok(()),
         Some(other) if other.starts_with("application/") && other.ends_with("+json") => Ok(()),
         Some(_) => Err(ApiError::new(Code::UnsupportedMediaType, "the body must be application/json")),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::body;
 use super::code::Code;
 use super::error::{ApiError, ApiResult};
+use super::forget::forget;
 use super::guard::Caller;
 use crate::App;
 
@@ -32,8 +33,6 @@ const KEY_BYTES_MAX: usize = 255;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// How long a request may be under way before its process counts as dead.
 const CLAIM: Duration = Duration::from_secs(120);
-/// Old keys that one request clears away.
-const CLEARED: usize = 100;
 
 /// What is kept of a request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -210,17 +209,13 @@ async fn release(app: &App, key: &DocKey, version: u64) {
 
 /// Clears old keys away: they come first in the order of the listing.
 async fn clear(app: &App, caller: &Caller, today: i64) -> ApiResult<()> {
-    let query = DocsQuery { tenant: caller.who.tenant.clone(), kind: KIND, after: None, limit: CLEARED };
-    let oldest = app.orch.store().docs(&DocsQuery { limit: 1, ..query.clone() }).await?;
+    let (store, tenant) = (app.orch.store().as_ref(), &caller.who.tenant);
+    let query = DocsQuery { tenant: tenant.clone(), kind: KIND, after: None, limit: 1 };
     let old = |doc: &Doc| {
         doc.key.split('-').next().and_then(|day| day.parse::<i64>().ok()).is_none_or(|day| day < today - 1)
     };
-    if !oldest.docs.first().is_some_and(old) {
-        return Ok(());
-    }
-    for doc in app.orch.store().docs(&query).await?.docs.into_iter().filter(old) {
-        let key = DocKey { tenant: caller.who.tenant.clone(), kind: KIND, key: doc.key };
-        release(app, &key, doc.version).await;
+    if store.docs(&query).await?.docs.first().is_some_and(old) {
+        forget(store, tenant, KIND, None, old).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub(crate) mod code;
 pub(crate) mod conditional;
 pub(crate) mod count;
 pub(crate) mod error;
+pub(crate) mod forget;
 pub(crate) mod guard;
 pub(crate) mod idempotency;
 pub(crate) mod page;

@@ -10,7 +10,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
-use futures::stream::unfold;
+use futures::stream::{Stream, unfold};
 use http::{HeaderName, StatusCode, header};
 use orch::proof::{self, Counts, Manifest};
 use orch::store::{Doc, DocKey, DocsQuery, Expect, PutDoc};
@@ -19,11 +19,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::App;
 use crate::api::code::Code;
 use crate::api::count::Entered;
+use crate::api::forget::forget;
 use crate::api::page::{self, Page};
 use crate::api::path::parameter;
 use crate::api::route::NDJSON;
@@ -41,8 +42,6 @@ const AHEAD: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Manifests older than this go when another one comes.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Old manifests that one export clears away.
-const CLEARED: usize = 100;
 /// Names the export, so that its manifest can be found.
 const EXPORT_ID: HeaderName = HeaderName::from_static("x-export-id");
 
@@ -153,14 +152,33 @@ async fn export(
     // In the order of time, and guessed by nobody.
     let id = format!("{:016x}-{}", now.as_micros(), hex(draw::<8>()));
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let job = Job { app, tenant: caller.who.tenant, run: asked.run_id, id: id.clone(), now, place };
-    tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(job.run(sender)));
-    let pieces = unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
+    let (whole, ended) = oneshot::channel();
+    let job = Job { app, tenant: caller.who.tenant, run: asked.run_id, id: id.clone(), now, _place: place };
+    tokio::task::spawn_blocking(move || {
+        if tokio::runtime::Handle::current().block_on(job.run(sender)) {
+            // Nobody listens where the client has gone.
+            let _ = whole.send(());
+        }
     });
+    let pieces = pieces(receiver, ended);
     let location = format!("{}/exports/{id}", crate::BASE);
     let headers = [(header::CONTENT_TYPE, NDJSON.to_owned()), (header::LOCATION, location), (EXPORT_ID, id)];
     Ok((headers, HttpBody::from_stream(pieces)).into_response())
+}
+
+/// What is handed over, piece by piece. Unless it is said that this was the whole, the end is an error: the connection
+/// breaks off, however the export came to its end, and nobody takes a part for the whole.
+fn pieces(
+    receiver: mpsc::Receiver<Bytes>,
+    whole: oneshot::Receiver<()>,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    unfold(Some((receiver, whole)), |state| async move {
+        let (mut receiver, whole) = state?;
+        match receiver.recv().await {
+            Some(piece) => Some((Ok(piece), Some((receiver, whole)))),
+            None => whole.await.err().map(|_| (Err(io::Error::other("the export has failed")), None)),
+        }
+    })
 }
 
 /// An export under way.
@@ -170,33 +188,35 @@ struct Job {
     run: Option<RunId>,
     id: String,
     now: Timestamp,
-    place: Entered,
+    _place: Entered,
 }
 
 impl Job {
     /// Hands the record over piece by piece, and leaves the manifest behind. A client that has heard the end finds it there.
-    async fn run(self, sender: mpsc::Sender<io::Result<Bytes>>) {
-        let Self { app, tenant, run, id, now, place } = self;
-        let mut writer = Pieces { sender: sender.clone(), piece: BytesMut::with_capacity(PIECE) };
-        let made = proof::export(app.orch.store().as_ref(), &tenant, run, now, &mut writer).await;
-        let ended = match made {
-            Ok(manifest) if writer.flush().is_ok() => keep(&app, &tenant, &id, &manifest).await,
-            // The client has gone.
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
-            tracing::warn!(%tenant, %error, "an export did not come to its end");
-            // The connection breaks off: nobody takes half of it for the whole.
-            let _ = sender.send(Err(io::Error::other("the export has failed"))).await;
-        }
-        drop(place);
+    /// Answers whether that was the whole.
+    async fn run(&self, sender: mpsc::Sender<Bytes>) -> bool {
+        let ended = self.hand_over(sender).await;
+        ended
+            .inspect_err(
+                |error| tracing::warn!(tenant = %self.tenant, %error, "an export did not come to its end"),
+            )
+            .is_ok()
+    }
+
+    async fn hand_over(&self, sender: mpsc::Sender<Bytes>) -> orch::Result<()> {
+        let store = self.app.orch.store().as_ref();
+        let mut writer = Pieces { sender, piece: BytesMut::with_capacity(PIECE) };
+        let manifest = proof::export(store, &self.tenant, self.run, self.now, &mut writer).await?;
+        writer
+            .flush()
+            .map_err(|cause| orch::Error::unavailable("the last piece was not taken").caused_by(cause))?;
+        keep(&self.app, &self.tenant, &self.id, &manifest).await
     }
 }
 
 /// Collects what is written into pieces, and waits for the client to take them.
 struct Pieces {
-    sender: mpsc::Sender<io::Result<Bytes>>,
+    sender: mpsc::Sender<Bytes>,
     piece: BytesMut,
 }
 
@@ -215,7 +235,7 @@ impl Write for Pieces {
         }
         let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone, or takes nothing");
-        let sent = self.sender.send_timeout(Ok(piece), PATIENCE);
+        let sent = self.sender.send_timeout(piece, PATIENCE);
         futures::executor::block_on(sent).map_err(|_| gone())
     }
 }
@@ -223,16 +243,13 @@ impl Write for Pieces {
 async fn keep(app: &App, tenant: &TenantId, id: &str, manifest: &Manifest) -> orch::Result<()> {
     let body = serde_json::to_string(manifest)
         .map_err(|cause| orch::Error::internal("a manifest is no json").caused_by(cause))?;
-    let place = |key: String| DocKey { tenant: tenant.clone(), kind: KIND, key };
-    let put = PutDoc { key: place(id.to_owned()), expect: Expect::Absent, body: Some(body) };
-    app.orch.store().put_doc(&put).await?;
-    let query = DocsQuery { tenant: tenant.clone(), kind: KIND, after: None, limit: CLEARED };
+    let key = DocKey { tenant: tenant.clone(), kind: KIND, key: id.to_owned() };
+    app.orch.store().put_doc(&PutDoc { key, expect: Expect::Absent, body: Some(body) }).await?;
     let now = app.orch.now();
     let old = |doc: &Doc| read(doc).is_none_or(|manifest| now.since(manifest.created_at) > KEPT);
-    for doc in app.orch.store().docs(&query).await?.docs.into_iter().take_while(old) {
-        let gone = PutDoc { key: place(doc.key), expect: Expect::Version(doc.version), body: None };
-        // Somebody else may be clearing, too.
-        let _ = app.orch.store().put_doc(&gone).await;
+    // The manifest is there, whatever becomes of old ones.
+    if let Err(error) = forget(app.orch.store().as_ref(), tenant, KIND, None, old).await {
+        tracing::debug!(%error, "old manifests were not cleared away");
     }
     Ok(())
 }
@@ -280,4 +297,27 @@ async fn get(
     let found = if fits { app.orch.store().doc(&place).await? } else { None };
     let body = RawValue::from_string(found.ok_or_else(missing)?.body);
     Ok(Answer::ok(body.map_err(|cause| orch::Error::corrupt("a manifest is no json").caused_by(cause))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_an_export_that_came_to_its_end_ends_without_an_error() {
+        for whole in [true, false] {
+            let ((sender, receiver), (said, ended)) = (mpsc::channel(AHEAD), oneshot::channel());
+            sender.send(Bytes::from_static(b"a part")).await.unwrap();
+            drop(sender);
+            if whole {
+                said.send(()).unwrap();
+            } else {
+                drop(said);
+            }
+            let got: Vec<_> = pieces(receiver, ended).map(|piece| piece.is_ok()).collect().await;
+            assert_eq!(got, if whole { vec![true] } else { vec![true, false] });
+        }
+    }
 }

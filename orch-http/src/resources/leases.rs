@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use http::{StatusCode, header};
+use http::StatusCode;
 use orch::engine::{Lease, LeaseToken, Leased, Renewed};
 use orch::executor::{Failure, LogSink, LogStream, Outcome, ProgressSink, Redactor};
 use orch::ledger::ArtifactRef;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::workers;
 use crate::App;
-use crate::api::body::collect;
+use crate::api::body::{collect, essence};
 use crate::api::code::Code;
 use crate::api::{Answer, ApiError, ApiResult, At, Body, Caller, Checked, Guard, Query, Route, schema};
 use crate::auth::Scope;
@@ -363,9 +363,7 @@ async fn upload_artifact(
 }
 
 fn check_media(request: &Request, media: &str) -> ApiResult<()> {
-    let given = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or(""));
-    let essence = given.map(|given| given.split(';').next().unwrap_or("").trim().to_ascii_lowercase());
-    match essence.is_none_or(|essence| essence == media) {
+    match essence(request.headers()).is_none_or(|essence| essence == media) {
         true => Ok(()),
         false => Err(ApiError::new(Code::UnsupportedMediaType, format!("the body must be {media}"))),
     }

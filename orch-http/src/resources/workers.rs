@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
+use crate::api::forget::forget;
 use crate::api::page::{self, Page};
 use crate::api::{Answer, ApiResult, Caller, Guard, Query, Route, schema};
 use crate::auth::Scope;
@@ -19,13 +20,11 @@ const KIND: &str = "worker";
 const FRESH: Duration = Duration::from_secs(15);
 /// A worker that was not seen for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
-/// Workers looked at, to be forgotten, whenever one comes that is new.
-const CLEARED: usize = 100;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/workers", "listWorkers", Guard::Scope(Scope::Read), list)
-            .says("The workers that asked for work in the last day, and when, by name.")
+            .says("The workers that asked for work in the last day, and when, in an order of its own that stays.")
             .query::<AskWorkers>()
             .gives::<Page<WorkerView>>(StatusCode::OK),
     ]
@@ -113,11 +112,8 @@ pub(super) async fn seen(
 }
 
 async fn write(app: &App, caller: &Caller, seen: &WorkerView) -> orch::Result<()> {
-    // Sorted by name, and of a length that every store takes.
-    let name: String = seen.worker.chars().filter(|c| c.is_ascii_alphanumeric()).take(32).collect();
-    let digest = Digest::of_parts(&[seen.worker.as_bytes(), caller.who.actor.as_bytes()]).to_string();
-    let place =
-        DocKey { tenant: caller.who.tenant.clone(), kind: KIND, key: format!("{name}-{}", &digest[..16]) };
+    let key = Digest::of_parts(&[seen.worker.as_bytes(), caller.who.actor.as_bytes()]).to_string();
+    let place = DocKey { tenant: caller.who.tenant.clone(), kind: KIND, key };
     let known = app.orch.store().doc(&place).await?;
     let expect = match &known {
         Some(doc) => {
@@ -135,25 +131,12 @@ async fn write(app: &App, caller: &Caller, seen: &WorkerView) -> orch::Result<()
     };
     let body = serde_json::to_string(seen)
         .map_err(|cause| orch::Error::internal("a worker is no json").caused_by(cause))?;
-    app.orch.store().put_doc(&PutDoc { key: place, expect, body: Some(body) }).await?;
-    if known.is_none() {
-        forget(app, caller, seen.last_seen_utc).await?;
+    let store = app.orch.store().as_ref();
+    store.put_doc(&PutDoc { key: place.clone(), expect, body: Some(body) }).await?;
+    if known.is_some() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Forgets workers that were not seen for long.
-async fn forget(app: &App, caller: &Caller, now: Timestamp) -> orch::Result<()> {
-    let tenant = caller.who.tenant.clone();
-    let query = DocsQuery { tenant, kind: KIND, after: None, limit: CLEARED };
-    let listed = app.orch.store().docs(&query).await?.docs;
-    for doc in listed.into_iter().filter(|doc| read(doc).is_none_or(|worker| worker.is_forgotten(now))) {
-        let key = DocKey { tenant: caller.who.tenant.clone(), kind: KIND, key: doc.key };
-        let gone = PutDoc { key, expect: Expect::Version(doc.version), body: None };
-        match app.orch.store().put_doc(&gone).await {
-            Err(error) if error.kind() != orch::ErrorKind::Conflict => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
+    // Those after it: keys are digests, so that every place has its turn.
+    let old = |doc: &Doc| read(doc).is_none_or(|worker| worker.is_forgotten(seen.last_seen_utc));
+    forget(store, &caller.who.tenant, KIND, Some(place.key), old).await
 }

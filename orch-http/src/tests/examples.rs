@@ -1,22 +1,14 @@
 //! The examples of the OpenAPI document, taken at their word.
 
 use http::{Method, StatusCode};
+use orch::Identity;
 use orch::engine::{Lease, Leased};
 use orch::executor::Failure;
-use orch::{Identity, Limits};
 use serde_json::{Value, json};
 
+use super::waiting::asking;
 use super::{FULL, Service, ask, tenant};
 use crate::resources::routes;
-
-const WAITING: &str = "
-apiVersion: orch/v1
-kind: Dag
-id: waiting
-steps:
-  - { id: ask, uses: gate/approval, with: { question: 'go on?' } }
-  - { id: told, uses: wait/signal, with: { name: go } }
-";
 
 fn who() -> Identity {
     Identity::new(tenant("acme"), "setup")
@@ -51,11 +43,11 @@ async fn prepared(service: &Service, operation: &str, path: &str) -> String {
             ("{runId}", leased.run.to_string())
         }
         "decideGate" | "sendSignal" => {
-            let run = run(service, "/runs", json!({ "dagId": "waiting" })).await;
+            let run = asking(service).await;
             while service.orch.inspect(&who(), run.parse().unwrap()).await.unwrap().row().steps.waiting < 2 {
                 tokio::task::yield_now().await;
             }
-            return path.replace("{runId}", &run).replace("{stepId}", "ask");
+            return path.replace("{runId}", &run).replace("{stepId}", "first");
         }
         "renewLease" | "completeLease" | "failLease" => {
             ("{leaseId}", lease(service).await.token.as_str().to_owned())
@@ -69,7 +61,6 @@ async fn prepared(service: &Service, operation: &str, path: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_a_body_is_taken_as_it_stands() {
     let service = Service::start().await;
-    service.orch.publish(&who(), orch::spec::parse("w", WAITING, &Limits::default()).unwrap()).await.unwrap();
     let mut taken = 0;
     for facts in routes().into_iter().map(|route| route.facts) {
         let wants = facts.body.is_some_and(|(media, _)| media.contains(&"application/json"));

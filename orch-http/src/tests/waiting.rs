@@ -16,7 +16,7 @@ steps:
   - { id: told, uses: wait/signal, with: { name: go }, needs: [first] }
 ";
 
-async fn asking(service: &Service) -> String {
+pub(super) async fn asking(service: &Service) -> String {
     let who = orch::Identity::new(tenant("acme"), "setup");
     let dag = orch::spec::parse("asking.yaml", ASKING, &Limits::default()).unwrap();
     service.orch.publish(&who, dag).await.unwrap();
