@@ -83,6 +83,9 @@ fn test() -> Result<(), String> {
     bench::quick()?;
     let flags = [("RUSTDOCFLAGS", "--deny warnings")];
     cargo("documentation", &[&["doc", "--no-deps"], &all[..]].concat(), &flags)?;
+    let bare = ["test", "-p", "orch-cli", "-p", "orch-connect", "--locked", "--", "a_server_that_this_build"];
+    let bare = [&bare[..], &["a_build_without_the_service"]].concat();
+    cargo("the command line without servers", &bare, &[])?;
     sim(std::iter::empty())?;
     if has("deny") {
         cargo("licences and bans", &["deny", "--offline", "check", "licenses", "bans", "sources"], &[])?;

@@ -18,8 +18,8 @@ mod machine;
 mod people;
 mod proof;
 mod relations;
-#[cfg(all(unix, feature = "mongo", feature = "redis", feature = "nats"))]
 mod serve;
+#[cfg(all(unix, feature = "mongo", feature = "redis", feature = "nats"))]
 mod servers;
 #[cfg(unix)]
 mod tampered;
