@@ -165,6 +165,9 @@ async fn interrupted(
     interrupts: &mut Interrupts,
 ) -> Result<()> {
     let (token, run) = (&state.created.run_token, words::short(state.key.run));
+    if session.is_served() {
+        return left_to_the_service(session, out, state).await;
+    }
     finish(session, out, interrupts).await;
     // Why it exits with 1 is said to the quiet as well.
     if out.json {
@@ -177,6 +180,22 @@ async fn interrupted(
         out.error(format_args!(
             "run {run} is not finished, and nothing is lost; it goes on with\n  orch work\n\
              or with the same `orch run` and\n  --run-token {token}"
+        ));
+    }
+    Err(Fault::Code(FAILED))
+}
+
+/// Nobody follows the run any more; it goes on.
+async fn left_to_the_service(session: Session, out: &Out, state: &RunState) -> Result<()> {
+    session.close().await;
+    let (run, short) = (state.key.run, words::short(state.key.run));
+    if out.json {
+        let message = "the run goes on at the service";
+        let error = serde_json::json!({ "kind": "interrupted", "message": message, "run": run });
+        out.error_document(&serde_json::json!({ "error": error }));
+    } else {
+        out.error(format_args!(
+            "run {short} goes on at the service; to follow it again\n  orch runs watch {short}"
         ));
     }
     Err(Fault::Code(FAILED))

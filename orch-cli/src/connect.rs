@@ -13,6 +13,7 @@ use orch_backend_sqlite::SqliteBackend;
 use orch_connect::{Access, read_text};
 
 use crate::args::{Globals, Sandbox, WorkArgs};
+use crate::desk::{self, Desk, Here};
 use crate::fault::{Advise as _, Fault, NOT_ALLOWED, Result};
 
 pub(crate) use orch_connect::{Address, Backends, Places, Seam, advice};
@@ -25,6 +26,9 @@ const SECRET_BYTES: u64 = 64 << 10;
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 /// How often a working process looks for runs that nobody told it of, where that costs little: in a file.
 const SWEEP: Duration = Duration::from_secs(2);
+
+/// What a process does that carries nothing on.
+const READS: Roles = Roles { submit: true, schedule: false, work: false };
 
 /// What a command may do with the store.
 #[derive(Clone, Copy, Debug)]
@@ -58,20 +62,27 @@ impl<'a> Mode<'a> {
     }
 }
 
-/// An orchestrator on behalf of somebody.
+/// What a command works with, on behalf of somebody.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// What is looked at is read through this, also the record of a service: folded and verified here.
     pub(crate) orch: Orchestrator,
+    /// What is done goes this way.
+    pub(crate) desk: Box<dyn Desk>,
     pub(crate) who: Identity,
     /// What this process can execute; nothing when it does not work.
     executors: Option<Executors>,
     backends: Backends,
+    served: bool,
 }
 
 impl Session {
     /// Opens what the mode needs and starts what it asks for.
     pub(crate) async fn open(globals: &Globals, mode: Mode<'_>) -> Result<Self> {
         let who = identity(globals)?;
+        if let Some(server) = &globals.server {
+            return Self::served(globals, server, who, mode);
+        }
         let places = places(globals)?;
         if let (Mode::Look, Address::Sqlite(config)) = (mode, &places.store)
             && !config.path.exists()
@@ -95,7 +106,31 @@ impl Session {
         if let Some(artifacts) = artifacts(places.artifacts(globals.artifacts.as_deref()), mode)? {
             builder = builder.artifacts(artifacts);
         }
-        Ok(Self { orch: builder.start()?, who, executors, backends })
+        let orch = builder.start()?;
+        let only_reads = backends.sqlite().is_some_and(SqliteBackend::is_read_only);
+        let desk = Box::new(Here { orch: orch.clone(), who: who.clone(), only_reads });
+        Ok(Self { orch, desk, who, executors, backends, served: false })
+    }
+
+    /// Prepares a session with a service, which keeps the runs and carries them on; nothing is sent yet.
+    #[cfg(feature = "remote")]
+    fn served(globals: &Globals, server: &str, who: Identity, mode: Mode<'_>) -> Result<Self> {
+        let desk = desk::There::new(globals, server, &who, mode)?;
+        let settings = Settings { limits: limits(), roles: READS, ..Settings::default() };
+        let builder = Orchestrator::builder().settings(settings).store(Arc::new(desk.client()));
+        let (orch, backends) = (builder.start()?, Backends::default());
+        Ok(Self { orch, desk: Box::new(desk), who, executors: None, backends, served: true })
+    }
+
+    /// Says what to build.
+    #[cfg(not(feature = "remote"))]
+    fn served(_: &Globals, _: &str, _: Identity, _: Mode<'_>) -> Result<Self> {
+        Err(desk::missing())
+    }
+
+    /// Whether a service carries runs on, and not this process.
+    pub(crate) fn is_served(&self) -> bool {
+        self.served
     }
 
     /// Whether this process works and yet cannot execute such a step.
@@ -140,6 +175,7 @@ pub(crate) fn identity(globals: &Globals) -> Result<Identity> {
     let actor = globals.actor.clone().or_else(user).filter(|name| !name.is_empty());
     let mut who = Identity::new(tenant, actor.unwrap_or_else(|| "local".to_owned()));
     who.reason.clone_from(&globals.reason);
+    who.ticket.clone_from(&globals.ticket);
     Ok(who)
 }
 
@@ -154,9 +190,7 @@ fn settings(mode: Mode<'_>, tenant: &TenantId, store: &Address) -> Settings {
         base.sweep_every = SWEEP;
     }
     match mode {
-        Mode::Look | Mode::Record => {
-            Settings { roles: Roles { submit: true, schedule: false, work: false }, ..base }
-        }
+        Mode::Look | Mode::Record => Settings { roles: READS, ..base },
         Mode::Work(work) => Settings {
             slots: work.slots,
             lease: work.lease,
@@ -196,7 +230,7 @@ fn executors(globals: &Globals, work: &WorkArgs) -> Result<Executors> {
 }
 
 /// The secrets, from the environment and from files: never from the command line, which every process can read.
-fn secrets(work: &WorkArgs) -> Result<BTreeMap<String, Secret>> {
+pub(crate) fn secrets(work: &WorkArgs) -> Result<BTreeMap<String, Secret>> {
     let mut secrets = BTreeMap::new();
     for name in &work.secrets {
         let value = std::env::var(name)

@@ -93,9 +93,24 @@ impl Fault {
 
 impl From<orch::Error> for Fault {
     fn from(error: orch::Error) -> Self {
-        let code = if error.kind() == ErrorKind::Refused { REFUSED } else { FAILED };
+        let code = match error.kind() {
+            ErrorKind::Refused if is_denied(&error) => NOT_ALLOWED,
+            ErrorKind::Refused => REFUSED,
+            _ => FAILED,
+        };
         Self::Error { code, error: Box::new(error), hint: None }
     }
+}
+
+/// Whether a service has refused the token, as opposed to what was asked for.
+#[cfg(feature = "remote")]
+fn is_denied(error: &orch::Error) -> bool {
+    orch_http::client::Refusal::of(error).is_some_and(orch_http::client::Refusal::is_denial)
+}
+
+#[cfg(not(feature = "remote"))]
+const fn is_denied(_: &orch::Error) -> bool {
+    false
 }
 
 impl From<orch_connect::Advised> for Fault {

@@ -1,9 +1,10 @@
-//! `orch`: check, run and inspect DAGs on this machine.
+//! `orch`: check, run and inspect DAGs, on this machine or at a service.
 
 mod args;
 mod carry;
 mod commands;
 mod connect;
+mod desk;
 mod fault;
 mod functions;
 mod inputs;

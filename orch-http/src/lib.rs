@@ -33,6 +33,7 @@
 //! | `observe/` | what operations see: metrics |
 //! | `openapi/` | the OpenAPI document and its page, made from the table of routes |
 //! | [`dsse`] | who vouches for a document |
+//! | `client/` | the other end: a typed client, feature `client` |
 //! | `server/` | the program `orch-server`: configuration, connections, beginning and end |
 //!
 //! # Features
@@ -40,14 +41,19 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `server` | yes | the program `orch-server` and the module `server` |
+//! | `client` | no | the module `client`: a typed client of the service, which is also a store that can be read |
 //! | `jwks-url` | with `server` | keys of issuers from a URL, besides files |
 //! | `mongo`, `redis`, `nats` | no | what `orch-server` can keep things on besides SQLite |
 
 mod api;
 pub mod auth;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod dsse;
 mod observe;
 mod openapi;
+#[cfg(feature = "outgoing")]
+mod outgoing;
 mod resources;
 #[cfg(feature = "server")]
 pub mod server;

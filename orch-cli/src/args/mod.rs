@@ -49,6 +49,25 @@ pub(crate) struct Globals {
     /// Why, for the record
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+    /// The ticket that tells more, for the record
+    #[arg(long, global = true, value_name = "TEXT")]
+    pub(crate) ticket: Option<String>,
+    /// The service that keeps the runs and carries them on, instead of this process: `https://…`, or `http://` on this machine
+    #[arg(
+        long,
+        global = true,
+        env = "ORCH_SERVER",
+        value_name = "URL",
+        conflicts_with_all = ["store", "queue", "lock", "artifacts", "actor"]
+    )]
+    pub(crate) server: Option<String>,
+    /// The token for the service; `@FILE` names a file that holds it, since arguments can be seen by every user of the
+    /// machine
+    #[arg(long, global = true, env = "ORCH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// The certificate authorities to trust for the service, as PEM [default: those of the system]
+    #[arg(long, global = true, env = "ORCH_SERVER_CA", value_name = "FILE")]
+    pub(crate) server_ca: Option<PathBuf>,
     /// Where runs are kept: `sqlite:PATH` (with `?mode=ro`: only look), `mongodb://…`, `redis://…`, or `memory:` for
     /// nowhere
     #[arg(
@@ -130,13 +149,11 @@ pub(crate) enum Command {
     /// Carry on every run that has not ended
     ///
     /// Steps that were running when their process died start again when their lease is over.
-    Work {
-        /// Stop when nothing is left that could go on by itself
-        #[arg(long)]
-        until_idle: bool,
-        #[command(flatten)]
-        work: WorkArgs,
-    },
+    ///
+    /// With --server, a worker of the service: it leases steps that use `worker/TYPE` and executes each by a command, which
+    /// gets the step's input as JSON on standard input, and whose standard output becomes the step's output: `orch work
+    /// --server URL --type scan -- ./scan --fast`.
+    Work(JobArgs),
     /// Published DAGs
     #[command(subcommand)]
     Dag(DagCommand),
@@ -196,6 +213,25 @@ pub(crate) enum GraphFormat {
     Dot,
     /// Text for Mermaid.
     Mermaid,
+}
+
+/// `orch work`.
+#[derive(Args, Debug)]
+pub(crate) struct JobArgs {
+    /// Stop when nothing is left that could go on by itself
+    #[arg(long)]
+    pub(crate) until_idle: bool,
+    /// With --server: the job types to take, the TYPE of `worker/TYPE`; may be repeated
+    #[arg(long = "type", value_name = "TYPE", requires = "server")]
+    pub(crate) types: Vec<orch::StepId>,
+    /// With --server: the queues to take steps from; may be repeated [default: default]
+    #[arg(long, value_name = "QUEUE", requires = "server")]
+    pub(crate) from: Vec<orch::QueueName>,
+    /// With --server: what executes a step, and its arguments
+    #[arg(last = true, value_name = "COMMAND", requires = "server")]
+    pub(crate) command: Vec<String>,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
 }
 
 /// `orch run`.

@@ -1,6 +1,6 @@
 //! `orch dag`.
 
-use orch::engine::{DagVersion, PublishedDag};
+use orch::engine::DagVersion;
 use orch::planner::Plan;
 use orch::{Clock as _, DagId, SystemClock};
 
@@ -26,7 +26,7 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: DagCommand) -
             let dag = inputs::document(&file)?;
             let id = dag.id.clone();
             let session = Session::open(globals, Mode::Record).await?;
-            let version = session.orch.publish(&session.who, dag).await?;
+            let version = session.desk.publish(dag).await?;
             print_version(out, "published", &id, &version);
             session.close().await;
             Ok(())
@@ -47,15 +47,7 @@ fn print_version(out: &Out, word: &str, dag: &DagId, version: &DagVersion) {
 
 async fn list(globals: &Globals, out: &Out) -> Result<()> {
     let session = Session::open(globals, Mode::Look).await?;
-    let mut dags: Vec<PublishedDag> = Vec::new();
-    loop {
-        let after = dags.last().map(|dag| dag.dag.to_string());
-        let (page, more) = session.orch.dags(&session.who, after, 500).await?;
-        dags.extend(page);
-        if !more {
-            break;
-        }
-    }
+    let dags = session.desk.dags().await?;
     session.close().await;
     if out.json {
         out.document(&dags);
@@ -84,8 +76,8 @@ async fn list(globals: &Globals, out: &Out) -> Result<()> {
 
 async fn show(globals: &Globals, out: &Out, dag: &DagId, number: Option<u32>) -> Result<()> {
     let session = Session::open(globals, Mode::Look).await?;
-    let published = session.orch.dag(&session.who, dag).await?;
-    let version = session.orch.dag_version(&session.who, dag, number).await?;
+    let published = session.desk.dag(dag).await?;
+    let version = session.desk.dag_version(dag, number).await?;
     session.close().await;
     let plan = Plan::read(&version.plan, &connect::limits())?;
     if out.json {
@@ -126,7 +118,7 @@ fn version(text: &str) -> Result<(DagId, u32)> {
 async fn set_disabled(globals: &Globals, out: &Out, text: &str, disabled: bool) -> Result<()> {
     let (dag, number) = version(text)?;
     let session = Session::open(globals, Mode::Record).await?;
-    let version = session.orch.set_disabled(&session.who, &dag, number, disabled).await?;
+    let version = session.desk.set_disabled(&dag, number, disabled).await?;
     print_version(out, if disabled { "disabled" } else { "enabled" }, &dag, &version);
     session.close().await;
     Ok(())

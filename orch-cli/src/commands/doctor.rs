@@ -43,18 +43,11 @@ impl Finding {
 const BORN: &str = "2025-01-01T00:00:00Z";
 
 pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
-    let places = connect::places(globals)?;
-    let mut findings = vec![
-        Finding::good("version", env!("CARGO_PKG_VERSION")),
-        identity(globals),
-        clock(),
-        directory("working directory", Path::new(".")),
-    ];
-    if let Some(artifacts) = places.artifacts(globals.artifacts.as_deref()) {
-        findings.push(directory("artifacts", &artifacts));
+    let mut findings = vec![Finding::good("version", env!("CARGO_PKG_VERSION")), identity(globals), clock()];
+    match &globals.server {
+        Some(server) => findings.extend(service(globals, server).await?),
+        None => findings.extend(machine(globals).await?),
     }
-    findings.extend(seams(globals, &places).await);
-    findings.push(Finding::good("sandbox", "none; process steps run only with `--sandbox none`"));
     let ok = findings.iter().all(|finding| finding.ok);
     if out.json {
         out.document(&serde_json::json!({ "ok": ok, "findings": findings }));
@@ -70,6 +63,45 @@ pub(crate) async fn doctor(globals: &Globals, out: &Out) -> Result<()> {
         out.line(text(&rows));
     }
     if ok { Ok(()) } else { Err(Fault::Code(FAILED)) }
+}
+
+/// Looks at what runs are carried on with here.
+async fn machine(globals: &Globals) -> Result<Vec<Finding>> {
+    let places = connect::places(globals)?;
+    let mut findings = vec![directory("working directory", Path::new("."))];
+    if let Some(artifacts) = places.artifacts(globals.artifacts.as_deref()) {
+        findings.push(directory("artifacts", &artifacts));
+    }
+    findings.extend(seams(globals, &places).await);
+    findings.push(Finding::good("sandbox", "none; process steps run only with `--sandbox none`"));
+    Ok(findings)
+}
+
+/// Says what to build.
+#[cfg(not(feature = "remote"))]
+async fn service(_: &Globals, _: &str) -> Result<Vec<Finding>> {
+    Err(crate::desk::missing())
+}
+
+/// Looks whether the service can do its work, and whether the token is good for looking at runs.
+#[cfg(feature = "remote")]
+async fn service(globals: &Globals, server: &str) -> Result<Vec<Finding>> {
+    use orch::store::Store as _;
+    let who = connect::identity(globals)?;
+    let client = crate::desk::There::reach(globals, server, &who)?;
+    let begun = Instant::now();
+    let ready = client.ready().await;
+    let took = begun.elapsed().as_millis().max(1);
+    let ready = match ready {
+        Ok(()) => Finding::good("service", format!("{server}: ready, answers in {took} ms")),
+        Err(error) => Finding::new("service", false, format!("{server}: {error}")),
+    };
+    let runs = client.runs(&RunsQuery { limit: 1, ..RunsQuery::all(who.tenant) }).await;
+    let token = match runs {
+        Ok(_) => Finding::good("token", "may look at the runs of the tenant"),
+        Err(error) => Finding::new("token", false, error.to_string()),
+    };
+    Ok(vec![ready, token])
 }
 
 fn identity(globals: &Globals) -> Finding {

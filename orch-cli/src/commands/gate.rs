@@ -1,6 +1,6 @@
 //! `orch gate` and `orch signal`: what people tell a run.
 
-use orch::planner::waiting_gates;
+use orch::planner::{Operation, waiting_gates};
 use orch::store::RunsQuery;
 use orch::{Clock as _, Payload, RunId, StepKey, SystemClock, Timestamp};
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub(crate) async fn gate(globals: &Globals, out: &Out, command: GateCommand) -> 
             let session = Session::open(globals, Mode::of(&work)).await?;
             let run = select::run(&session, &run).await?;
             let approved = verdict.approves();
-            let row = session.orch.decide(&session.who, run, step, approved).await?;
+            let row = session.desk.operate(run, Operation::Decide { step, approved }).await?;
             let word = if approved { "approved" } else { "rejected" };
             commands::runs::go_on(session, out, &row, word, &work).await
         }
@@ -48,7 +48,7 @@ pub(crate) async fn signal(globals: &Globals, out: &Out, command: SignalCommand)
     })?;
     let session = Session::open(globals, Mode::of(&work)).await?;
     let run = select::run(&session, &run).await?;
-    let row = session.orch.signal(&session.who, run, &name, payload).await?;
+    let row = session.desk.operate(run, Operation::Signal { name, payload }).await?;
     commands::runs::go_on(session, out, &row, "signalled", &work).await
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn logs(globals: &Globals, out: &Out, run: &str, step: Option<&
         else {
             continue;
         };
-        let bytes = session.orch.artifacts().get(&session.who.tenant, &log.artifact.hash).await;
+        let bytes = session.desk.artifact(&log.artifact.hash).await;
         let bytes = bytes.advise(|error| gone(error.kind()))?;
         found = true;
         if out.json {
@@ -109,7 +109,7 @@ pub(crate) async fn artifact(globals: &Globals, out: &Out, command: ArtifactComm
 /// Writes an artifact whose bytes have the digest it is named by.
 async fn get(globals: &Globals, out: &Out, hash: &Digest, output: Option<&Path>) -> Result<()> {
     let session = Session::open(globals, Mode::Look).await?;
-    let bytes = session.orch.artifacts().get(&session.who.tenant, hash).await;
+    let bytes = session.desk.artifact(hash).await;
     let bytes = bytes.advise(|error| gone(error.kind()))?;
     session.close().await;
     write(out, output, &bytes)

@@ -6,6 +6,7 @@ mod doctor;
 mod document;
 mod gate;
 mod look;
+mod outside;
 mod prove;
 mod run;
 mod runs;
@@ -29,7 +30,10 @@ pub(crate) async fn execute(cli: Cli, out: &Out) -> Result<()> {
         Command::Plan { file } => document::plan(out, &file),
         Command::Graph { file, format, output } => document::graph(out, &file, format, output.as_deref()),
         Command::Run(args) => run::run(globals, out, &args).await,
-        Command::Work { until_idle, work } => work::work(globals, out, until_idle, &work).await,
+        Command::Work(args) => match &globals.server {
+            None => work::work(globals, out, args.until_idle, &args.work).await,
+            Some(server) => outside::work(globals, out, server, &args).await,
+        },
         Command::Dag(command) => dag::execute(globals, out, command).await,
         Command::Runs(command) => runs::execute(globals, out, command).await,
         Command::Artifact(command) => look::artifact(globals, out, command).await,

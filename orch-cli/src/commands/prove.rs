@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use comfy_table::Cell;
-use orch::engine::Orchestrator;
 use orch::ledger::StepStatus;
 use orch::planner::explain;
 use orch::proof::{
-    Checkpoint, Manifest, PruneRuns, PublicKey, Report, Scope, SigningKey, StepComparison, TakeCheckpoint,
-    VerifyOptions,
+    Checkpoint, Manifest, PublicKey, Report, Scope, SigningKey, StepComparison, VerifyOptions,
 };
-use orch::store::RunsQuery;
-use orch::{Clock as _, Digest, RunId, StepKey, SystemClock, proof};
+use orch::{Clock as _, Digest, RunId, StepKey, SystemClock, Timestamp, proof};
 use serde::Serialize;
 use serde_json::json;
 
@@ -33,10 +30,7 @@ pub(crate) async fn ledger(globals: &Globals, out: &Out, command: LedgerCommand)
             let key = key.as_deref().map(signing_key).transpose()?;
             let session = Session::open(globals, Mode::Record).await?;
             let scope = if since_last { Scope::SinceLast } else { Scope::All };
-            let (tenant, actor) = (session.who.tenant.clone(), session.who.actor.clone());
-            session.orch.audit(&session.who, "ledger.checkpoint", "checkpoint", &json!({})).await?;
-            let request = TakeCheckpoint { tenant, actor, now: SystemClock.now(), scope, key };
-            let taken = proof::take_checkpoint(session.orch.store().as_ref(), &request).await?;
+            let taken = session.desk.checkpoint(scope, key).await?;
             session.close().await;
             match taken {
                 Some(checkpoint) => write(out, output.as_deref(), checkpoint.to_json().as_bytes()),
@@ -147,21 +141,15 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
         Some(run) => Some(select::run(&session, run).await?),
         None => None,
     };
-    let target = run.map_or_else(|| session.who.tenant.to_string(), |run| format!("run/{run}"));
     if session.only_reads() {
         out.note("the store is only read: that it was exported is not recorded in it");
-    } else {
-        session.orch.audit(&session.who, "ledger.export", target, &json!({})).await?;
     }
     let manifest = match &args.output {
-        None => {
-            let mut pipe = Pipe(out);
-            export_to(&session.orch, &session.who.tenant, run, &mut pipe).await?
-        }
+        None => session.desk.export(run, &mut Pipe(out)).await?,
         Some(path) => {
             let unwritable = |cause| Fault::said(format!("{} cannot be written: {cause}", path.display()));
             let mut file = BufWriter::new(File::create(path).map_err(unwritable)?);
-            let manifest = export_to(&session.orch, &session.who.tenant, run, &mut file).await?;
+            let manifest = session.desk.export(run, &mut file).await?;
             file.into_inner()
                 .map_err(|error| unwritable(error.into_error()))?
                 .sync_all()
@@ -187,15 +175,6 @@ pub(crate) async fn export(globals: &Globals, out: &Out, args: &ExportArgs) -> R
         manifest.counts.entries, manifest.sha256
     ));
     Ok(())
-}
-
-async fn export_to(
-    orch: &Orchestrator,
-    tenant: &orch::TenantId,
-    run: Option<RunId>,
-    writer: &mut (dyn Write + Send),
-) -> Result<Manifest> {
-    Ok(proof::export(orch.store().as_ref(), tenant, run, SystemClock.now(), writer).await?)
 }
 
 /// Standard output as a writer.
@@ -293,30 +272,16 @@ pub(crate) async fn compare(globals: &Globals, out: &Out, left: &str, right: &st
 
 pub(crate) async fn prune(globals: &Globals, out: &Out, older_than: Duration) -> Result<()> {
     let session = Session::open(globals, Mode::Record).await?;
-    let now = SystemClock.now();
-    let mut runs = Vec::new();
-    let mut query = RunsQuery { limit: 500, ..RunsQuery::all(session.who.tenant.clone()) };
-    loop {
-        let page = session.orch.runs(&session.who, query.clone()).await?;
-        let old = page.runs.iter().filter(|row| row.ended_at.is_some_and(|end| now.since(end) > older_than));
-        runs.extend(old.map(|row| row.run));
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
-    let detail = json!({ "runs": runs.len() });
-    session.orch.audit(&session.who, "runs.prune", "runs", &detail).await?;
-    let (tenant, actor) = (session.who.tenant.clone(), session.who.actor.clone());
-    let request = PruneRuns { tenant, runs, actor, now };
-    let gone = proof::prune_runs(session.orch.store().as_ref(), &request).await?;
+    let span = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+    let before = Timestamp::from_micros(SystemClock.now().as_micros().saturating_sub(span));
+    let gone = session.desk.prune(before).await?;
     session.close().await;
     if out.json {
         out.document(&json!({ "pruned": gone }));
     } else {
         out.line(format_args!(
             "pruned {}; their heads stay in the checkpoint stream",
-            words::count(gone, "run")
+            words::count(usize::try_from(gone).unwrap_or(usize::MAX), "run")
         ));
     }
     Ok(())

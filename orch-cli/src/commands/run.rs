@@ -17,14 +17,13 @@ pub(crate) async fn run(globals: &Globals, out: &Out, args: &RunArgs) -> Result<
     let dag = inputs::document(&args.file)?;
     let inputs = inputs::inputs(&dag, args.inputs.iter().chain(&args.more_inputs))?;
     let session = Session::open(globals, Mode::of(&args.work)).await?;
-    let (orch, who) = (&session.orch, &session.who);
     let id = dag.id.clone();
-    let version = orch.publish(who, dag).await?;
+    let version = session.desk.publish(dag).await?;
     let mut submit = Submit::new(DagRef::Version(id, version.version), inputs);
     submit.run_token.clone_from(&args.run_token);
     submit.rationale = args.rationale.clone().or_else(|| globals.reason.clone());
     submit.priority = args.priority;
-    let Submitted { run, new } = orch.submit(who, submit).await.advise(advice)?;
+    let Submitted { run, new } = session.desk.submit(submit).await.advise(advice)?;
     if run.plan_hash != version.plan_hash {
         session.close().await;
         return Err(other_plan(&run, &version.plan_hash));

@@ -1,6 +1,7 @@
 //! `orch runs`.
 
 use orch::engine::Submitted;
+use orch::planner::Operation;
 use orch::store::{RunRow, RunsQuery};
 use orch::{Clock as _, RunId, SystemClock};
 use serde_json::json;
@@ -49,29 +50,29 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
         RunsCommand::Watch { run } => watch(globals, out, &run).await,
         RunsCommand::Cancel { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let row = session.orch.cancel(&session.who, run).await?;
+            let row = session.desk.operate(run, Operation::Cancel).await?;
             go_on(session, out, &row, "cancelled", &work).await
         }
         RunsCommand::Pause { run } => {
             let (session, run) = begin(globals, &run, Mode::Record).await?;
-            let row = session.orch.pause(&session.who, run).await?;
+            let row = session.desk.operate(run, Operation::Pause).await?;
             recorded(out, "held", &row);
             session.close().await;
             Ok(())
         }
         RunsCommand::Resume { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let row = session.orch.resume(&session.who, run).await?;
+            let row = session.desk.operate(run, Operation::Resume).await?;
             go_on(session, out, &row, "resumed", &work).await
         }
         RunsCommand::Retry { run, steps, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let row = session.orch.retry(&session.who, run, steps).await?;
+            let row = session.desk.operate(run, Operation::Retry(steps)).await?;
             go_on(session, out, &row, "retried", &work).await
         }
         RunsCommand::Replay { run, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let Submitted { run: again, .. } = session.orch.replay(&session.who, run).await.advise(advice)?;
+            let Submitted { run: again, .. } = session.desk.replay(run).await.advise(advice)?;
             if work.no_work {
                 return go_on(session, out, &again, "submitted", &work).await;
             }
@@ -79,7 +80,7 @@ pub(crate) async fn execute(globals: &Globals, out: &Out, command: RunsCommand) 
         }
         RunsCommand::Rerun { run, from, work } => {
             let (session, run) = begin(globals, &run, Mode::of(&work)).await?;
-            let Submitted { run, .. } = session.orch.rerun(&session.who, run, &from).await.advise(advice)?;
+            let Submitted { run, .. } = session.desk.rerun(run, &from).await.advise(advice)?;
             go_on(session, out, &run, "submitted", &work).await
         }
         RunsCommand::Compare { left, right } => prove::compare(globals, out, &left, &right).await,

@@ -179,6 +179,38 @@ impl Drop for Worker {
     }
 }
 
+/// A service in the directory of a laboratory, told of with `orch serve`. It is killed when the test ends.
+#[cfg(feature = "serve")]
+pub(crate) struct Service {
+    child: Child,
+    /// Where it is, as in `http://127.0.0.1:8470`.
+    pub(crate) address: String,
+    /// What it lets in.
+    pub(crate) token: String,
+}
+
+#[cfg(feature = "serve")]
+impl Service {
+    pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
+        let mut service = lab.command(&[&["serve", "--listen", "127.0.0.1:0"], args].concat());
+        let mut child = service.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let address = said.split_whitespace().find(|word| word.starts_with("http://"));
+        let address = address.unwrap_or_else(|| panic!("{said}")).to_owned();
+        let token = std::fs::read_to_string(lab.path(".orch/token")).unwrap();
+        Self { child, address, token: token.trim().to_owned() }
+    }
+}
+
+#[cfg(feature = "serve")]
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 pub(crate) fn command_in(directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
     command.args(args).current_dir(directory).env_clear().env("USER", "tester").stdin(Stdio::null());

@@ -18,6 +18,7 @@ mod machine;
 mod people;
 mod proof;
 mod relations;
+mod remote;
 mod serve;
 #[cfg(all(unix, feature = "mongo", feature = "redis", feature = "nats"))]
 mod servers;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use orch::spec::InputProblems;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::code::Code;
@@ -15,7 +15,7 @@ use super::code::Code;
 pub(crate) const DETAILS_MAX: usize = 100;
 
 /// One problem of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub(crate) struct Detail {
     /// Where: a JSON pointer (RFC 6901) into the body, `?name` for a parameter of the query, `{name}` for one of the path, or the
     /// name of a header followed by a colon.

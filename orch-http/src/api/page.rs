@@ -14,7 +14,7 @@ pub(crate) const PAGE_SIZE: u32 = 50;
 pub(crate) const PAGE_SIZE_MAX: u32 = 500;
 
 /// A page of a list.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 pub(crate) struct Page<T> {
     /// The rows, in the order that the list has.
     pub(crate) items: Vec<T>,

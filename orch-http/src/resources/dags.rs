@@ -245,12 +245,12 @@ struct ListDags {
 }
 
 /// A version of a DAG as lists show it.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct VersionView {
+pub(crate) struct VersionView {
     /// The DAG.
     #[schemars(with = "schema::Slug")]
-    dag_id: DagId,
+    pub(crate) dag_id: DagId,
     /// The number of the version, from 1.
     version: u32,
     /// Whether it accepts new runs.
@@ -265,6 +265,22 @@ struct VersionView {
     published_utc: Timestamp,
     /// By whom.
     actor: String,
+    /// What the DAG is for, as its newest version says; in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<String>,
+}
+
+impl From<VersionView> for DagVersion {
+    fn from(view: VersionView) -> Self {
+        Self {
+            version: view.version,
+            plan_hash: view.plan_hash,
+            published_at: view.published_utc,
+            actor: view.actor,
+            disabled: !view.active,
+            steps: view.steps,
+        }
+    }
 }
 
 impl VersionView {
@@ -277,6 +293,7 @@ impl VersionView {
             steps: version.steps,
             published_utc: version.published_at,
             actor: version.actor,
+            description: None,
         }
     }
 
@@ -286,9 +303,9 @@ impl VersionView {
 }
 
 /// A published DAG.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct DagView {
+pub(crate) struct DagView {
     /// The DAG.
     #[schemars(with = "schema::Slug")]
     dag_id: DagId,
@@ -299,15 +316,22 @@ struct DagView {
     versions: Vec<VersionView>,
 }
 
+impl From<DagView> for PublishedDag {
+    fn from(view: DagView) -> Self {
+        let versions = view.versions.into_iter().rev().map(Into::into).collect();
+        Self { dag: view.dag_id, description: view.description, versions }
+    }
+}
+
 /// A version with its definition.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct VersionDetail {
+pub(crate) struct VersionDetail {
     #[serde(flatten)]
-    version: VersionView,
+    pub(crate) version: VersionView,
     /// The document, its steps in the order in which they execute. Its canonical JSON is what `planHash` is about.
     #[schemars(with = "schema::Object")]
-    definition: Value,
+    pub(crate) definition: Value,
     /// Who vouched for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<Signatures>,
@@ -337,7 +361,11 @@ async fn list(
             .into_iter()
             .rev()
             .filter(|version| below.is_none_or(|below| version.version < below));
-        items.extend(versions.map(|version| VersionView::of(&dag.dag, version)).filter(fits));
+        let view = |version| VersionView {
+            description: dag.description.clone(),
+            ..VersionView::of(&dag.dag, version)
+        };
+        items.extend(versions.map(view).filter(fits));
         items.len() > page.size
     };
     let only = asked.dag_id.as_ref().or(last.as_ref().map(|(dag, _)| dag));

@@ -25,19 +25,19 @@ pub(super) struct AskEntries {
 }
 
 /// Entries of a stream.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct EntriesView {
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct EntriesView {
     /// The entries.
     #[schemars(with = "Vec<schema::Object>")]
-    items: Vec<Box<RawValue>>,
+    pub(crate) items: Vec<Box<RawValue>>,
     /// Where the next page begins; absent at the present end of the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_page_token: Option<String>,
     /// How many entries the record has.
-    head_seq: u64,
+    pub(crate) head_seq: u64,
     /// The hash of the last of them.
     #[schemars(with = "schema::Hash")]
-    head_hash: orch::Digest,
+    pub(crate) head_hash: orch::Digest,
 }
 
 impl EntriesView {

@@ -123,16 +123,16 @@ fn lease_seconds() -> u32 {
 }
 
 /// What was leased.
-#[derive(Debug, Serialize, JsonSchema)]
-struct Leases {
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct Leases {
     /// The attempts, in the order of their queue; none when none came in time.
-    items: Vec<LeaseView>,
+    pub(crate) items: Vec<LeaseView>,
 }
 
 /// An attempt that is the worker's for a while.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct LeaseView {
+pub(crate) struct LeaseView {
     /// What every further word about it names. Keep it to yourself.
     lease_id: String,
     /// Until when the worker is believed without a further word.
@@ -178,13 +178,13 @@ struct LeaseView {
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
     /// The names of the secrets that the step declares; their values are the worker's to have.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     #[schemars(default)]
     secrets: Vec<String>,
 }
 
 /// What is known of further attempts.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct RetryHints {
     /// How many failed attempts the step may have, this one included.
@@ -221,6 +221,31 @@ impl LeaseView {
             traceparent: leased.traceparent,
             secrets: leased.secrets,
         }
+    }
+}
+
+impl TryFrom<LeaseView> for Leased {
+    type Error = orch::Error;
+
+    fn try_from(view: LeaseView) -> orch::Result<Self> {
+        Ok(Self {
+            token: view.lease_id.parse()?,
+            lease_until: view.lease_until,
+            deadline: view.deadline_utc,
+            idempotency_key: view.idempotency_key,
+            job_type: view.job_type,
+            input: view.input,
+            run: view.run_id,
+            dag: view.dag_id,
+            step: view.step_id,
+            attempt: view.attempt,
+            max_attempts: view.retry.max_attempts,
+            failures: view.retry.failures,
+            actor: view.actor,
+            rationale: view.rationale,
+            traceparent: view.traceparent,
+            secrets: view.secrets,
+        })
     }
 }
 
@@ -264,9 +289,9 @@ struct Heartbeat {
 const NOTE_MAX: usize = ProgressSink::NOTE_BYTES_MAX;
 
 /// A lease that was prolonged.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct RenewedView {
+pub(crate) struct RenewedView {
     /// Until when the worker is believed without a further word.
     #[schemars(with = "schema::Time")]
     lease_until: Timestamp,
@@ -289,7 +314,7 @@ async fn heartbeat(
 /// Bytes that were kept.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ArtifactView {
+pub(crate) struct ArtifactView {
     /// SHA-256 of the bytes: `/artifacts/{hash}` gives them back.
     #[schemars(with = "schema::Hash")]
     hash: Digest,
@@ -302,6 +327,18 @@ struct ArtifactView {
     name: Option<String>,
     /// How many there are.
     size: u64,
+}
+
+impl From<ArtifactView> for ArtifactRef {
+    fn from(ArtifactView { hash, media_type, name, size }: ArtifactView) -> Self {
+        Self { hash, media_type, name, size }
+    }
+}
+
+impl From<RenewedView> for Renewed {
+    fn from(RenewedView { lease_until, cancel }: RenewedView) -> Self {
+        Self { lease_until, cancel }
+    }
 }
 
 impl From<ArtifactRef> for ArtifactView {

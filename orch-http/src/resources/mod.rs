@@ -4,18 +4,19 @@ mod admin;
 mod artifacts;
 mod audit;
 mod checkpoints;
-mod dags;
+pub(crate) mod dags;
 mod described;
-mod entries;
+pub(crate) mod entries;
 mod events;
 mod exports;
 mod gates;
 mod graph;
 mod jobs;
-mod leases;
+pub(crate) mod leases;
 mod logs;
+pub(crate) mod prunings;
 mod queues;
-mod runs;
+pub(crate) mod runs;
 mod signals;
 mod steps;
 mod streams;
@@ -40,6 +41,7 @@ pub(crate) fn routes() -> Vec<Route> {
         jobs::routes(),
         leases::routes(),
         logs::routes(),
+        prunings::routes(),
         queues::routes(),
         runs::routes(),
         signals::routes(),

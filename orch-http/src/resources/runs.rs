@@ -3,7 +3,8 @@
 use axum::extract::State;
 use http::StatusCode;
 use orch::engine::{DagRef, Submit, Submitted};
-use orch::store::RunsQuery;
+use orch::ledger::Head;
+use orch::store::{ParentStep, RunsQuery};
 use orch::{DagId, RunId, RunRow, RunStatus, StepId, StepKey, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,9 +92,9 @@ fn empty() -> Value {
 }
 
 /// A started run.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Started {
+pub(crate) struct Started {
     /// The run.
     #[schemars(with = "schema::RunId")]
     run_id: RunId,
@@ -114,10 +115,16 @@ impl Started {
     }
 }
 
+impl From<Started> for Submitted {
+    fn from(started: Started) -> Self {
+        Self { run: started.run.into(), new: started.created }
+    }
+}
+
 /// A run as lists show it.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct RunView {
+pub(crate) struct RunView {
     /// The run.
     #[schemars(with = "schema::RunId")]
     run_id: RunId,
@@ -141,6 +148,9 @@ pub(super) struct RunView {
     /// The trace that its steps belong to.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
+    /// The same with the span that it was started in (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
     /// Who started it.
     actor: String,
     /// Its own priority.
@@ -166,6 +176,9 @@ pub(super) struct RunView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::RunId>")]
     parent_run_id: Option<RunId>,
+    /// That step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_step: Option<ParentView>,
     /// When it was created.
     #[schemars(with = "schema::Time")]
     created_utc: Timestamp,
@@ -177,6 +190,10 @@ pub(super) struct RunView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<schema::Time>")]
     ended_utc: Option<Timestamp>,
+    /// When it is looked at next, whatever happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Time>")]
+    wake_utc: Option<Timestamp>,
     /// From its creation to its end, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u64>,
@@ -185,6 +202,19 @@ pub(super) struct RunView {
     /// The hash of the last of them.
     #[schemars(with = "schema::Hash")]
     head_hash: orch::Digest,
+}
+
+/// The step that a run carries out.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ParentView {
+    /// The step.
+    #[schemars(with = "schema::StepKey")]
+    step_id: StepKey,
+    /// Which attempt of it.
+    attempt: u32,
+    /// How many runs stand above, the direct parent included.
+    depth: u32,
 }
 
 impl From<RunRow> for RunView {
@@ -206,13 +236,54 @@ impl From<RunRow> for RunView {
             outputs_hash: row.outputs_hash,
             error: row.error,
             replay_of: row.replay_of,
-            parent_run_id: row.parent.map(|parent| parent.run),
+            traceparent: row.traceparent,
+            parent_run_id: row.parent.as_ref().map(|parent| parent.run),
+            parent_step: row.parent.map(|parent| ParentView {
+                step_id: parent.step,
+                attempt: parent.attempt,
+                depth: parent.depth,
+            }),
+            wake_utc: row.wake_at,
             created_utc: row.created_at,
             started_utc: row.started_at,
             ended_utc: row.ended_at,
             duration_ms: row.ended_at.map(|end| millis(end.since(row.created_at))),
             head_seq: row.head.seq,
             head_hash: row.head.hash,
+        }
+    }
+}
+
+impl From<RunView> for RunRow {
+    fn from(view: RunView) -> Self {
+        let parent = view.parent_run_id.zip(view.parent_step);
+        Self {
+            tenant: view.tenant,
+            run: view.run_id,
+            dag: view.dag_id,
+            dag_version: view.dag_version,
+            status: view.status,
+            steps: view.steps,
+            priority: view.priority,
+            actor: view.actor,
+            run_token: view.run_token,
+            plan_hash: view.plan_hash,
+            inputs_hash: view.inputs_hash,
+            outputs_hash: view.outputs_hash,
+            error: view.error,
+            traceparent: view.traceparent,
+            replay_of: view.replay_of,
+            parent: parent.map(|(run, ParentView { step_id, attempt, depth })| ParentStep {
+                attempt,
+                depth,
+                run,
+                step: step_id,
+            }),
+            created_at: view.created_utc,
+            started_at: view.started_utc,
+            ended_at: view.ended_utc,
+            wake_at: view.wake_utc,
+            head: Head { hash: view.head_hash, seq: view.head_seq },
         }
     }
 }

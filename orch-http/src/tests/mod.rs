@@ -1,6 +1,8 @@
 //! The service as its clients see it, without a socket: requests go into the router, answers come out.
 
 mod auth;
+#[cfg(feature = "client")]
+mod client;
 mod dags;
 mod examples;
 mod guards;

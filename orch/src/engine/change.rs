@@ -148,8 +148,8 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) enum Start {
     Started,
-    /// Started, and to be executed outside.
-    Leased(Box<Leased>),
+    /// Started, and to be executed outside; with why it has no input, if it has none.
+    Leased(Box<(Leased, Option<String>)>),
     NeedsSlots(Vec<Slot>),
     NeedsResult(Digest),
     NoExecutor,

@@ -243,16 +243,15 @@ pub struct Leased {
     pub rationale: Option<String>,
     /// The names of the secrets that the step declares; their values are the worker's to have.
     pub secrets: Vec<String>,
-    /// Why there is no input.
-    broken: Option<String>,
 }
 
 impl Leased {
-    pub(super) fn of(state: &RunState, at: StepRef, limits: &Limits) -> Self {
+    /// The attempt at `at`, and why it has no input if it has none.
+    pub(super) fn of(state: &RunState, at: StepRef, limits: &Limits) -> (Self, Option<String>) {
         let (step, spec, key) = (state.get(at), state.spec(at), state.key_of(at));
         let input = state.attempt_input(at, limits);
         let broken = input.as_ref().err().map(ToString::to_string);
-        Self {
+        let leased = Self {
             token: LeaseToken(String::new()),
             run: state.key.run,
             dag: state.created.dag_id.clone(),
@@ -274,8 +273,8 @@ impl Leased {
             actor: state.actor.clone(),
             rationale: state.created.rationale.clone(),
             secrets: spec.secrets.clone(),
-            broken,
-        }
+        };
+        (leased, broken)
     }
 }
 
@@ -463,7 +462,8 @@ async fn start(core: &Arc<Core>, asked: &Asked, delivery: Delivery) -> (Settle, 
     };
     let (ended, slots) = clear(core, &whose, &delivery, first).await;
     let leased = match ended {
-        Ok(Start::Leased(mut leased)) => {
+        Ok(Start::Leased(started)) => {
+            let (mut leased, broken) = *started;
             let claims = Claims {
                 run: run.run,
                 step: leased.step.clone(),
@@ -474,12 +474,12 @@ async fn start(core: &Arc<Core>, asked: &Asked, delivery: Delivery) -> (Settle, 
                 nonce,
             };
             let done = Settle::done(delivery.token);
-            if let Some(why) = leased.broken.take() {
+            if let Some(why) = broken {
                 fail(core, asked, &run, &claims, why).await;
                 return (done, None);
             }
             let token = LeaseToken::of(&claims).map(|token| leased.token = token);
-            return (done, token.ok().map(|()| *leased));
+            return (done, token.ok().map(|()| leased));
         }
         ended => ended,
     };

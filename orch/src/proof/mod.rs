@@ -24,7 +24,7 @@ pub use checkpoint::{Checkpoint, PublicKey, Scope, SigningKey, TakeCheckpoint, t
 pub use compare::{StepComparison, compare};
 pub use export::{Counts, Manifest, export};
 pub use observed::{Observed, Outside};
-pub use prune::{PruneRuns, prune_runs};
+pub use prune::{PruneRuns, ended_before, prune_runs};
 pub use stream::{Problem, StreamVerifier};
 pub use verify::{Report, VerifyOptions, verify_export, verify_store};
 

@@ -4,7 +4,7 @@ use super::append;
 use crate::error::Result;
 use crate::id::{RunId, RunKey, TenantId};
 use crate::ledger::{CheckpointPruned, Stream, StreamHead};
-use crate::store::{Prune, Store};
+use crate::store::{PAGE_MAX, Prune, RunsQuery, Store};
 use crate::time::Timestamp;
 
 /// Runs deleted per entry.
@@ -21,6 +21,31 @@ pub struct PruneRuns {
     pub actor: String,
     /// The present instant.
     pub now: Timestamp,
+}
+
+/// The runs of a tenant that ended before an instant, at most about `most` of them, and whether there may be more.
+///
+/// # Errors
+/// As the store.
+pub async fn ended_before(
+    store: &dyn Store,
+    tenant: &TenantId,
+    before: Timestamp,
+    most: usize,
+) -> Result<(Vec<RunId>, bool)> {
+    let mut runs = Vec::new();
+    // What ended before was created before.
+    let mut query = RunsQuery { to: Some(before), limit: PAGE_MAX, ..RunsQuery::all(tenant.clone()) };
+    loop {
+        let page = store.runs(&query).await?;
+        let old = page.runs.iter().filter(|row| row.ended_at.is_some_and(|end| end < before));
+        runs.extend(old.map(|row| row.run));
+        match page.next {
+            None => return Ok((runs, false)),
+            Some(_) if runs.len() >= most => return Ok((runs, true)),
+            Some(next) => query.cursor = Some(next),
+        }
+    }
 }
 
 /// Deletes finished runs; answers how many went. Their heads are recorded in the `checkpoint` stream first
