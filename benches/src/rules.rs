@@ -22,6 +22,7 @@ pub fn limits() -> Limits {
 pub fn created(plan: &Arc<Plan>) -> RunState {
     let inputs = Payload::parse("{}").expect("json");
     let created = RunCreated {
+        baggage: None,
         dag_id: plan.dag().id.clone(),
         dag_version: None,
         inputs_hash: inputs.digest(),

@@ -30,7 +30,7 @@
 //! | [`auth`] | who makes a request: tokens, scopes, tenants, reasons |
 //! | `resources/` | a file for each resource: its routes, its guards, what it says |
 //! | `stream/` | what happens to runs, as it happens |
-//! | `observe/` | what operations see: metrics |
+//! | [`observe`] | what operations see: metrics, the log of ends, spans |
 //! | `openapi/` | the OpenAPI document and its page, made from the table of routes |
 //! | [`dsse`] | who vouches for a document |
 //! | `client/` | the other end: a typed client, feature `client` |
@@ -42,6 +42,7 @@
 //! |---|---|---|
 //! | `server` | yes | the program `orch-server` and the module `server` |
 //! | `client` | no | the module `client`: a typed client of the service, which is also a store that can be read |
+//! | `otel` | no | spans of requests, runs and attempts over OTLP and as lines of JSON |
 //! | `jwks-url` | with `server` | keys of issuers from a URL, besides files |
 //! | `mongo`, `redis`, `nats` | no | what `orch-server` can keep things on besides SQLite |
 
@@ -50,7 +51,7 @@ pub mod auth;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod dsse;
-mod observe;
+pub mod observe;
 mod openapi;
 #[cfg(feature = "outgoing")]
 mod outgoing;
@@ -117,13 +118,15 @@ impl std::ops::Deref for App {
 pub fn router(orchestrator: Orchestrator, mut settings: Settings) -> Router {
     assert!(!settings.tenant_headers.is_empty(), "some header must name the tenant");
     let auth = std::mem::take(&mut settings.authentication);
+    let (requests, streams) = (api::count::Count::default(), api::count::Count::default());
+    settings.metrics.watch(&requests, &streams);
     let app = App(Arc::new(Shared {
         orch: orchestrator,
         auth,
         settings,
-        streams: Default::default(),
+        streams,
         hubs: Default::default(),
-        requests: Default::default(),
+        requests,
         exports: Default::default(),
         waiting: Default::default(),
         rates: Default::default(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use orch::{Error, Result};
 use rustls::pki_types::CertificateDer;
@@ -29,11 +30,11 @@ pub(crate) fn address(text: &str) -> Result<Url> {
     if url.scheme() == "https" || (url.scheme() == "http" && local) { Ok(url) } else { Err(wrong()) }
 }
 
-/// A client that trusts these authorities, or those of the system.
+/// A client that trusts these authorities, or those of the system; with a time, no answer takes longer.
 ///
 /// # Errors
 /// `Invalid` where there are none that can be used.
-pub(crate) fn client(authorities: Option<&Path>) -> Result<reqwest::Client> {
+pub(crate) fn client(authorities: Option<&Path>, time: Option<Duration>) -> Result<reqwest::Client> {
     let unfit = |cause: Box<dyn std::error::Error + Send + Sync>| {
         let error = Error::invalid("no certificate authority can be used");
         authorities
@@ -59,7 +60,7 @@ pub(crate) fn client(authorities: Option<&Path>) -> Result<reqwest::Client> {
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(builder.with_no_client_auth())
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build();
+        .no_proxy();
+    let client = time.into_iter().fold(client, reqwest::ClientBuilder::timeout).build();
     client.map_err(|cause| unfit(cause.into()))
 }

@@ -26,6 +26,9 @@ pub struct Settings {
     pub checkpoint_key: Option<SigningKey>,
     /// What is counted and measured; the same that the engine is observed by.
     pub metrics: Metrics,
+    /// Who is told of requests as spans; the same that the engine is observed by.
+    #[cfg(feature = "otel")]
+    pub traces: Option<crate::observe::Traces>,
     /// Fires when the service is to end: it is no longer ready, and streams and long polls end.
     pub closing: CancellationToken,
 }
@@ -43,6 +46,8 @@ impl Default for Settings {
             streams: StreamSettings::default(),
             checkpoint_key: None,
             metrics: Metrics::default(),
+            #[cfg(feature = "otel")]
+            traces: None,
             closing: CancellationToken::new(),
         }
     }

@@ -94,6 +94,7 @@ pub mod queue;
 pub mod spec;
 pub mod store;
 pub mod time;
+pub mod trace;
 
 pub use artifact::Artifacts;
 pub use digest::Digest;

@@ -202,7 +202,8 @@ mod worker {
                 dag: leased.dag.clone(),
                 step: leased.step.clone(),
                 attempt: leased.attempt,
-                traceparent: leased.traceparent.clone(),
+                submitted_in: leased.traceparent.clone(),
+                baggage: leased.baggage.clone(),
                 deadline: leased.deadline,
                 ..context
             })

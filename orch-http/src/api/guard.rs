@@ -43,6 +43,9 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) operation: &'static str,
+    /// The path of its route, below the base.
+    #[cfg(feature = "otel")]
+    pub(crate) route: &'static str,
     pub(crate) tenant: Option<TenantId>,
     /// How long it took says how quick the service is.
     pub(crate) telling: bool,
@@ -132,7 +135,13 @@ async fn once(
 
 fn seen(facts: &'static RouteFacts, tenant: Option<TenantId>, mut response: Response) -> Response {
     let telling = !facts.endless && !facts.waits;
-    response.extensions_mut().insert(Seen { operation: facts.operation, tenant, telling });
+    response.extensions_mut().insert(Seen {
+        operation: facts.operation,
+        #[cfg(feature = "otel")]
+        route: facts.path.as_str(),
+        tenant,
+        telling,
+    });
     response
 }
 

@@ -1,6 +1,9 @@
-//! W3C Trace Context: where a request belongs.
+//! W3C Trace Context and Baggage: where a request belongs, and what goes along with it.
 
 use http::HeaderMap;
+#[cfg(feature = "otel")]
+use orch::trace::TraceParent;
+use orch::trace::is_baggage;
 
 /// The trace that a request is part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub(crate) struct Trace {
     pub(crate) parent: Option<String>,
     /// Whether the caller records this trace.
     pub(crate) sampled: bool,
+    /// What goes along with whatever the request starts.
+    pub(crate) baggage: Option<String>,
 }
 
 impl Trace {
@@ -20,10 +25,24 @@ impl Trace {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let span = hex(draw::<8>());
         let given = headers.get("traceparent").and_then(|value| value.to_str().ok()).and_then(parse);
+        let baggage = baggage(headers);
         match given {
-            Some((id, parent, sampled)) => Self { id, span, parent: Some(parent), sampled },
-            None => Self { id: hex(draw::<16>()), span, parent: None, sampled: true },
+            Some((id, parent, sampled)) => Self { id, span, parent: Some(parent), sampled, baggage },
+            None => Self { id: hex(draw::<16>()), span, parent: None, sampled: true, baggage },
         }
+    }
+
+    /// Where the request stands, as a span of its own.
+    #[cfg(feature = "otel")]
+    pub(crate) fn place(&self) -> Option<TraceParent> {
+        self.parent().parse().ok()
+    }
+
+    /// The span of the caller.
+    #[cfg(feature = "otel")]
+    pub(crate) fn parent_span(&self) -> Option<[u8; 8]> {
+        let parent = Self { span: self.parent.clone()?, ..self.clone() };
+        parent.place().map(|place| place.span)
     }
 
     /// What is handed on: the same trace, with this request as the parent.
@@ -46,6 +65,13 @@ fn parse(text: &str) -> Option<(String, String, bool)> {
     }
     let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
     Some((trace.to_owned(), parent.to_owned(), sampled))
+}
+
+/// All headers of that name as one. What cannot be carried on is left behind, as the standard allows: the request is good without it.
+fn baggage(headers: &HeaderMap) -> Option<String> {
+    let parts = headers.get_all("baggage").iter().map(|value| value.to_str());
+    let whole = parts.collect::<Result<Vec<_>, _>>().ok()?.join(",");
+    is_baggage(&whole).then_some(whole)
 }
 
 /// Random bytes. Names of requests and secrets that are handed out come from here; no ids of the ledger do.

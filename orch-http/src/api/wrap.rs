@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Method, header};
+use orch::Timestamp;
 
 use super::code::Code;
 use super::error::ApiError;
@@ -21,7 +22,7 @@ use crate::observe::Answered;
 const TRACE_HEADER: &str = "x-stella-trace-id";
 
 pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let trace = Trace::of(request.headers());
+    let trace = sampled(&app, Trace::of(request.headers()));
     let problem_json = wants_problem_json(request.headers());
     let (method, began) = (request.method().clone(), app.orch.now());
     request.extensions_mut().insert(trace.clone());
@@ -34,7 +35,9 @@ pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Ne
     };
     let code = response.extensions().get::<ApiError>().map(|error| error.code);
     let mut response = render(response, &trace, problem_json);
-    let took = app.orch.now().since(began);
+    let ended = app.orch.now();
+    let took = ended.since(began);
+    span(&app, &response, &trace, &method, (began, ended));
     told(&response, &trace, &method, took);
     count(&app, &response, code, took);
     let headers = response.headers_mut();
@@ -45,6 +48,38 @@ pub(crate) async fn every(State(app): State<App>, mut request: Request, next: Ne
     }
     response
 }
+
+/// Of traces that begin here, only a share is recorded.
+#[cfg(feature = "otel")]
+fn sampled(app: &App, trace: Trace) -> Trace {
+    let Some((traces, place)) = app.settings.traces.as_ref().zip(trace.place()) else { return trace };
+    let sampled = if trace.parent.is_some() { trace.sampled } else { traces.samples(&place.trace) };
+    Trace { sampled, ..trace }
+}
+
+#[cfg(not(feature = "otel"))]
+fn sampled(_: &App, trace: Trace) -> Trace {
+    trace
+}
+
+/// Tells traces of a request.
+#[cfg(feature = "otel")]
+fn span(app: &App, response: &Response, trace: &Trace, method: &Method, (from, to): (Timestamp, Timestamp)) {
+    let Some(traces) = &app.settings.traces else { return };
+    let seen = response.extensions().get::<Seen>();
+    traces.answered(&crate::observe::AnsweredRequest {
+        trace,
+        method,
+        route: seen.map(|seen| format!("{}{}", crate::BASE, seen.route)),
+        tenant: seen.and_then(|seen| seen.tenant.as_ref()).map(ToString::to_string),
+        status: response.status(),
+        from,
+        to,
+    });
+}
+
+#[cfg(not(feature = "otel"))]
+fn span(_: &App, _: &Response, _: &Trace, _: &Method, _: (Timestamp, Timestamp)) {}
 
 /// Tells the log of a request. Reading that went well is told in detail only: there is much of it.
 fn told(response: &Response, trace: &Trace, method: &Method, took: Duration) {

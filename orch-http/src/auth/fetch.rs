@@ -18,7 +18,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// For an address that nobody can listen in on: `https`, or `http` on this machine.
     pub(super) fn new(url: &str, authorities: Option<&Path>) -> Result<Self> {
-        Ok(Self { url: outgoing::address(url)?, client: outgoing::client(authorities)? })
+        Ok(Self { url: outgoing::address(url)?, client: outgoing::client(authorities, None)? })
     }
 
     /// The document, if it is not longer than `most` bytes and arrives in time.

@@ -129,7 +129,7 @@ impl Client {
                 headers.insert(name, text(what, value)?);
             }
         }
-        let http = outgoing::client(settings.authorities.as_deref())?;
+        let http = outgoing::client(settings.authorities.as_deref(), None)?;
         let base = format!("{}{BASE}", without_end(&url));
         Ok(Self(Arc::new(Inner { http, base, tenant: settings.tenant.clone(), headers })))
     }

@@ -1,7 +1,7 @@
 //! The metrics, and how they are written down (OpenMetrics 1.0).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use orch::engine::{AttemptEnded, AttemptOutcome, Observer, RunEnded, Stats};
@@ -18,6 +18,7 @@ use super::bounded::{
     OfCode, OfOperation, OfOutcome, OfQueue, OfReason, OfRequest, OfRun, OfSeam, OfTenant, Tenants,
 };
 use crate::api::code::Code;
+use crate::api::count::Count;
 
 /// Queues of a tenant that have labels of their own, those that hold most first.
 const QUEUES_MAX: usize = 50;
@@ -44,6 +45,8 @@ struct Inner {
     engine: Engine,
     state: State,
     http: Http,
+    /// Requests and streams that are under way, once there is a router.
+    under_way: OnceLock<(Count, Count)>,
 }
 
 /// What the engine tells as it happens.
@@ -101,7 +104,7 @@ impl Default for Inner {
             State::in_registry(&mut registry),
             Http::in_registry(&mut registry),
         );
-        Self { registry, tenants: Tenants::default(), engine, state, http }
+        Self { registry, tenants: Tenants::default(), engine, state, http, under_way: OnceLock::new() }
     }
 }
 
@@ -335,13 +338,20 @@ impl Metrics {
         self.0.tenants.label(tenant);
     }
 
+    /// What counts the requests and streams of the router.
+    pub(crate) fn watch(&self, requests: &Count, streams: &Count) {
+        let _ = self.0.under_way.set((requests.clone(), streams.clone()));
+    }
+
     /// Everything as OpenMetrics text. Looks at the queues of the tenants that have made themselves known.
-    pub(crate) async fn text(&self, orch: &Orchestrator, requests: usize, streams: usize) -> String {
+    pub(crate) async fn text(&self, orch: &Orchestrator) -> String {
         let (inner, now) = (&self.0, orch.now());
         let int = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         inner.state.set(&orch.stats(), now);
-        inner.http.in_flight.set(int(requests));
-        inner.http.streams.set(int(streams));
+        if let Some((requests, streams)) = inner.under_way.get() {
+            inner.http.in_flight.set(int(requests.now()));
+            inner.http.streams.set(int(streams.now()));
+        }
         inner.state.queue_depth.clear();
         inner.state.queue_age.clear();
         for tenant in inner.tenants.all() {

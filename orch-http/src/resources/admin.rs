@@ -62,7 +62,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
-    let text = app.settings.metrics.text(&app.orch, app.requests.now(), app.streams.now()).await;
+    let text = app.settings.metrics.text(&app.orch).await;
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     match accepted.contains("text/plain") && !accepted.contains("application/openmetrics-text") {
         true => ([(header::CONTENT_TYPE, TEXT)], observe::plain(&text)).into_response(),

@@ -207,6 +207,7 @@ async fn submit(
         priority: job.priority,
         rationale: job.rationale,
         traceparent: Some(caller.trace.parent()),
+        baggage: caller.trace.baggage.clone(),
         ..Submit::new(DagRef::Unpublished(Box::new(dag)), json!({ "payload": job.payload }))
     };
     let submitted = app.orch.submit(&caller.who, submit).await?;

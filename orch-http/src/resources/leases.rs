@@ -174,9 +174,12 @@ pub(crate) struct LeaseView {
     rationale: Option<String>,
     /// What belongs together across services: the trace id of the run's submission, or else the run.
     correlation_id: String,
-    /// The trace context of the run's submission (W3C).
+    /// The trace that the attempt is a span of (W3C Trace Context): hand it on to whatever the worker calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    /// What goes along with the run (W3C Baggage): hand it on, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baggage: Option<String>,
     /// The names of the secrets that the step declares; their values are the worker's to have.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     #[schemars(default)]
@@ -219,6 +222,7 @@ impl LeaseView {
             actor: leased.actor,
             rationale: leased.rationale,
             traceparent: leased.traceparent,
+            baggage: leased.baggage,
             secrets: leased.secrets,
         }
     }
@@ -244,6 +248,7 @@ impl TryFrom<LeaseView> for Leased {
             actor: view.actor,
             rationale: view.rationale,
             traceparent: view.traceparent,
+            baggage: view.baggage,
             secrets: view.secrets,
         })
     }

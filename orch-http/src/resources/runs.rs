@@ -343,7 +343,8 @@ async fn start(
     let dag = version
         .map_or_else(|| DagRef::Latest(dag_id.clone()), |version| DagRef::Version(dag_id.clone(), version));
     let (traceparent, run_token) = (Some(caller.trace.parent()), run_token.or(caller.request));
-    let submit = Submit { dag, inputs, run_token, priority, rationale, traceparent };
+    let baggage = caller.trace.baggage;
+    let submit = Submit { dag, inputs, run_token, priority, rationale, traceparent, baggage };
     Ok(Started::answer(app.orch.submit(&caller.who, submit).await?))
 }
 

@@ -31,6 +31,8 @@ pub struct Config {
     pub limits: Limits,
     /// What it says.
     pub log: Log,
+    /// What is told elsewhere of what it does.
+    pub telemetry: Telemetry,
 }
 
 /// Where it listens.
@@ -261,6 +263,44 @@ impl Default for Log {
     }
 }
 
+/// What is told elsewhere of what it does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// Where spans are sent (OTLP over HTTP), such as `http://127.0.0.1:4318`; `https` unless it is on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+    /// A file of headers to send along, one `name: value` a line, for a collector that asks who sends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_headers_file: Option<PathBuf>,
+    /// The authorities to trust there, in PEM; those of the system without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_ca: Option<PathBuf>,
+    /// The share of traces that begin here and are recorded, 0 to 1; of others, those that their caller records.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub trace_ratio: f64,
+    /// A directory for `logs.ndjson`, `metrics.ndjson` and `traces.ndjson`, to be carried to where they are read. Each kind holds
+    /// at most 256 MiB: the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Seconds between two looks at the metrics that are written there.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub metrics_seconds: u64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: None,
+            otlp_headers_file: None,
+            otlp_ca: None,
+            trace_ratio: 1.0,
+            directory: None,
+            metrics_seconds: 60,
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -364,6 +404,13 @@ impl Config {
             && let Some(wrong) = queues.iter().find(|queue| orch::QueueName::new(queue).is_err())
         {
             say("work.queues", &format!("`{wrong}` is no name of a queue"), "names hold a-z 0-9 . _ -");
+        }
+        if self.telemetry.otlp_endpoint.is_some() && cfg!(not(feature = "otel")) {
+            say(
+                "telemetry.otlp_endpoint",
+                "this build sends no spans",
+                "build it with the feature: cargo build --release -p orch-http --features otel",
+            );
         }
         if self.dags.require_signature && self.dags.signers.is_empty() {
             say("dags.require_signature", "without signers nothing could be published", "set signers");

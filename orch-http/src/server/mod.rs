@@ -1,10 +1,12 @@
 //! The service as a program of its own: configuration, connections, the beginning and the end.
 
+mod archive;
 mod config;
 mod listen;
 mod log;
 mod problem;
 mod program;
+mod telemetry;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -20,13 +22,14 @@ use orch_connect::{Access, Advised, Places, Seam};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use config::{Auth, Backends, Config, Dags, Limits, Listen, Log, LogFormat, Work};
+pub use config::{Auth, Backends, Config, Dags, Limits, Listen, Log, LogFormat, Telemetry, Work};
 pub use log::start as start_log;
 pub use problem::Problem;
 pub use program::program;
 pub use tokens::new_token;
 
 use crate::auth::{Authentication, Issuers, LocalToken};
+use crate::observe::RunLog;
 use crate::{DagSettings, HttpLimits, Metrics, RateLimit, Settings, StreamSettings};
 
 /// How long what did not end by itself is waited for at the very end.
@@ -85,16 +88,30 @@ pub async fn run(config: &Config, told: &mut (dyn Told + Send)) -> Result<(), Ad
     let metrics = Metrics::default();
     let builder = Orchestrator::builder()
         .observe(metrics.observer())
+        .observe(Arc::new(RunLog))
         .settings(engine_settings(config)?)
         .label("server")
         .executors(executors(config));
+    #[cfg(feature = "otel")]
+    let traces = telemetry::traces(&config.telemetry)?;
+    #[cfg(feature = "otel")]
+    let builder = match &traces {
+        Some(traces) => builder.observe(Arc::new(traces.clone())),
+        None => builder,
+    };
     let builder = backends.build(builder, &places, Access::Write, &Seam::ALL).await?;
     let mut builder = backends.serve_outside(builder, &places).await?;
     if let Some(directory) = places.artifacts(config.backends.artifacts.as_deref()) {
         builder = builder.artifacts(Artifacts::local(&directory)?);
     }
     let orchestrator = builder.start()?;
-    let settings = Settings { metrics, ..settings(config, authentication)? };
+    let looks = telemetry::Looks::start(&config.telemetry, &metrics, &orchestrator)?;
+    let settings = Settings {
+        metrics,
+        #[cfg(feature = "otel")]
+        traces: traces.clone(),
+        ..settings(config, authentication)?
+    };
     let closing = settings.closing.clone();
     let router = crate::router(orchestrator.clone(), settings);
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -110,6 +127,13 @@ pub async fn run(config: &Config, told: &mut (dyn Told + Send)) -> Result<(), Ad
     let signals = tokio::spawn(async move { heed_signals(&stopped, reloaded, &listen).await });
     listen::serve(listener, tls, router, &config.limits, closing).await;
     orchestrator.shutdown().await;
+    if let Some(looks) = looks {
+        looks.end().await;
+    }
+    #[cfg(feature = "otel")]
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     backends.close().await;
     signals.abort();
     drop(token_file);

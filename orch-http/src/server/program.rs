@@ -201,7 +201,7 @@ fn show(told: &ToldBefore) -> Result<(), String> {
 
 fn serve(told: &ToldBefore) -> Result<(), String> {
     let config = configuration(told)?;
-    start_log(&config.log);
+    start_log(&config).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|cause| format!("it cannot start: {cause}"))?;
     let mut speaker = Speaker { port_file: told.port_file.clone() };

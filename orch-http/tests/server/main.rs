@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod kit;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod workers;
 
 use std::io::{Read as _, Write as _};

@@ -43,7 +43,7 @@ pub struct OrchestratorBuilder {
     tokens: TokenSource,
     settings: Settings,
     label: Option<String>,
-    observer: Option<Arc<dyn Observer>>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for OrchestratorBuilder {
@@ -66,7 +66,7 @@ impl Default for OrchestratorBuilder {
             tokens: Arc::new(submit::draw_token),
             settings: Settings::default(),
             label: None,
-            observer: None,
+            observers: Vec::new(),
         }
     }
 }
@@ -154,10 +154,10 @@ impl OrchestratorBuilder {
         self
     }
 
-    /// Who hears of what this process records.
+    /// Who hears of what this process records. Several may: each is named with a call of its own.
     #[must_use]
     pub fn observe(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = Some(observer);
+        self.observers.push(observer);
         self
     }
 
@@ -225,7 +225,7 @@ impl OrchestratorBuilder {
             tasks: TaskTracker::new(),
             health: Default::default(),
             returns: Default::default(),
-            observer: self.observer,
+            observers: self.observers,
             settings: self.settings,
         });
         let roles = core.settings.roles;

@@ -474,9 +474,7 @@ async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Resu
     let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
     let begun = Instant::now();
     let answered = core.store.append(&appends).await;
-    if let Some(observer) = &core.observer {
-        observer.committed(appends.len(), begun.elapsed());
-    }
+    core.observers.iter().for_each(|observer| observer.committed(appends.len(), begun.elapsed()));
     let mut outcomes = match answered {
         Ok(outcomes) => outcomes,
         Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),

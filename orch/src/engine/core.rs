@@ -78,7 +78,7 @@ pub(super) struct Core {
     pub(super) tasks: TaskTracker,
     pub(super) health: Health,
     pub(super) returns: Returns,
-    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) observers: Vec<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for Core {

@@ -114,6 +114,7 @@ pub(super) struct Launch {
     at: StepRef,
     pub(super) run: RunKey,
     pub(super) traceparent: Option<String>,
+    pub(super) baggage: Option<String>,
     pub(super) deadline: Option<Timestamp>,
     pub(super) lease_until: Timestamp,
     /// When it was started.
@@ -138,6 +139,7 @@ impl Launch {
             at,
             run: state.key.clone(),
             traceparent: state.created.traceparent.clone(),
+            baggage: state.created.baggage.clone(),
             deadline: state.attempt_deadline(at),
             lease_until: running.and_then(|step| step.lease_until).unwrap_or(Timestamp::MAX),
             since: running.and_then(|step| step.started_at).unwrap_or(state.last_at),
@@ -171,6 +173,7 @@ pub(super) struct SubRun {
     pub(super) input: Result<Payload>,
     pub(super) priority: i32,
     pub(super) traceparent: Option<String>,
+    pub(super) baggage: Option<String>,
     pub(super) sandbox: Option<String>,
     /// Who submitted the parent and why, for the record of the child.
     pub(super) actor: String,
@@ -193,6 +196,7 @@ impl SubRun {
             input: state.attempt_input(at, limits),
             priority: state.created.priority.saturating_add(state.spec(at).priority),
             traceparent: state.created.traceparent.clone(),
+            baggage: state.created.baggage.clone(),
             sandbox: state.created.sandbox.clone(),
             actor: state.actor.clone(),
             rationale: state.created.rationale.clone(),
@@ -203,8 +207,8 @@ impl SubRun {
 
 /// Does what follows.
 pub(super) fn run(core: &Arc<Core>, state: Option<&RunState>, effects: &mut Effects) {
-    if let Some(observer) = &core.observer {
-        effects.seen.drain(..).for_each(|seen| seen.tell(observer.as_ref()));
+    for seen in effects.seen.drain(..) {
+        core.observers.iter().for_each(|observer| seen.tell(observer.as_ref()));
     }
     let Some(state) = state else { return };
     if !effects.launches.is_empty() {

@@ -32,6 +32,7 @@ use crate::payload::Payload;
 use crate::planner::{RunState, StepRef};
 use crate::queue::{Delivery, Settle};
 use crate::time::Timestamp;
+use crate::trace;
 
 /// What an outside worker asks for.
 #[derive(Clone, Debug)]
@@ -227,8 +228,10 @@ pub struct Leased {
     pub input: Payload,
     /// The same for all attempts of this step in this run and for no other.
     pub idempotency_key: String,
-    /// The trace that the run was submitted in.
+    /// The trace that the attempt is a span of (W3C Trace Context): to be handed on to whatever the worker calls.
     pub traceparent: Option<String>,
+    /// What goes along to whatever works for the run (W3C Baggage).
+    pub baggage: Option<String>,
     /// Until when it is believed without a further word.
     pub lease_until: Timestamp,
     /// When the attempt is out of time, whatever is said.
@@ -264,8 +267,11 @@ impl Leased {
                 .unwrap_or_default(),
             input: input.unwrap_or_else(|_| Payload::null()),
             idempotency_key: idempotency_key(&state.key, &key),
+            traceparent: state.created.traceparent.as_deref().and_then(|text| {
+                trace::of_attempt(text, state.key.run, &key, step.map_or(0, |step| step.attempt))
+            }),
+            baggage: state.created.baggage.clone(),
             step: key,
-            traceparent: state.created.traceparent.clone(),
             lease_until: step.and_then(|step| step.lease_until).unwrap_or(Timestamp::MAX),
             deadline: state.attempt_deadline(at),
             max_attempts: spec.retry.max_attempts,

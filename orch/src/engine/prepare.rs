@@ -204,7 +204,7 @@ impl Draft<'_> {
 
     /// Takes down what is to be told of events that have been applied.
     fn see(&mut self, events: &[Event]) {
-        if let (Some(_), Some(state)) = (&self.core.observer, self.state.as_deref()) {
+        if let (false, Some(state)) = (self.core.observers.is_empty(), self.state.as_deref()) {
             let seen = events.iter().filter_map(|event| Seen::of(state, event, self.now));
             self.effects.seen.extend(seen);
         }

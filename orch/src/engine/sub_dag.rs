@@ -17,6 +17,7 @@ use crate::payload::Payload;
 use crate::planner::{Operation, RunState};
 use crate::spec::Uses;
 use crate::store::ParentStep;
+use crate::trace::{TraceParent, run_span};
 
 /// Looks after the run of a sub-DAG: submits it, cancels it, or reports its end.
 pub(super) fn carry(core: &Arc<Core>, sub_run: SubRun) {
@@ -82,6 +83,7 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
     let parent =
         ParentStep { attempt: sub_run.attempt, depth, run: sub_run.parent.run, step: sub_run.step.clone() };
     let created = crate::ledger::RunCreated {
+        baggage: sub_run.baggage.clone(),
         dag_id: id.clone(),
         dag_version: Some(*version),
         inputs_hash: inputs.digest(),
@@ -94,7 +96,12 @@ async fn submit_child(core: &Arc<Core>, child: &RunKey, sub_run: &SubRun) -> Res
         replay_of: None,
         run_token: sub_run.token.clone(),
         sandbox: sub_run.sandbox.clone(),
-        traceparent: sub_run.traceparent.clone(),
+        // A span below the parent's.
+        traceparent: sub_run
+            .traceparent
+            .as_deref()
+            .and_then(|text| text.parse::<TraceParent>().ok())
+            .map(|trace| trace.below(run_span(sub_run.parent.run)).to_string()),
     };
     let create = Change::Create(Box::new(Create { created, plan, reused: Vec::new() }));
     match core.request(child.clone(), sub_run.actor.as_str().into(), create).await? {

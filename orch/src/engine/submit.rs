@@ -17,6 +17,7 @@ use crate::payload::Payload;
 use crate::planner::{Plan, RunState, SharedPlan};
 use crate::spec::{Dag, InputProblems, InputSchema, Uses};
 use crate::store::RunRow;
+use crate::trace::{TraceParent, is_baggage};
 
 /// The longest run token, rationale, actor and reason, in bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 1_024;
@@ -48,13 +49,16 @@ pub struct Submit {
     pub rationale: Option<String>,
     /// W3C trace context of the caller; one is derived from the run id without it.
     pub traceparent: Option<String>,
+    /// What goes along with the run to whatever works for it (W3C Baggage), at most
+    /// [`BAGGAGE_BYTES_MAX`](crate::trace::BAGGAGE_BYTES_MAX) bytes. It becomes part of the record: no secrets.
+    pub baggage: Option<String>,
 }
 
 impl Submit {
     /// A run of `dag` with nothing else said.
     #[must_use]
     pub fn new(dag: DagRef, inputs: Value) -> Self {
-        Self { dag, inputs, run_token: None, priority: 0, rationale: None, traceparent: None }
+        Self { dag, inputs, run_token: None, priority: 0, rationale: None, traceparent: None, baggage: None }
     }
 }
 
@@ -138,6 +142,7 @@ async fn again(
         priority: state.created.priority,
         rationale: who.reason.clone(),
         traceparent: None,
+        baggage: None,
     };
     let origin = Origin { replay_of: Some(state.key.run), reused };
     create(core, who, Arc::clone(&state.plan), state.created.dag_version, submit, origin).await
@@ -161,6 +166,7 @@ async fn create(
     let run_token = submit.run_token.unwrap_or_else(|| (core.tokens)());
     let run = RunId::derive(&who.tenant, &plan.dag().id, &run_token, &inputs_hash);
     let created = RunCreated {
+        baggage: submit.baggage,
         dag_id: plan.dag().id.clone(),
         dag_version,
         inputs,
@@ -173,9 +179,7 @@ async fn create(
         replay_of: origin.replay_of,
         run_token,
         sandbox: core.settings.sandbox.clone(),
-        traceparent: Some(
-            submit.traceparent.unwrap_or_else(|| format!("00-{run}-{:.16}-01", run.to_string())),
-        ),
+        traceparent: Some(submit.traceparent.unwrap_or_else(|| TraceParent::of_run(run).to_string())),
     };
     let create = Change::Create(Box::new(Create { created, plan, reused: origin.reused }));
     let key = RunKey { tenant: who.tenant.clone(), run };
@@ -196,25 +200,13 @@ fn check_texts(submit: &Submit) -> Result<()> {
             Error::invalid("priority must lie between -1000 and 1000").with("priority", submit.priority)
         );
     }
-    if submit.traceparent.as_deref().is_some_and(|text| !is_traceparent(text)) {
-        return Err(Error::invalid("traceparent is not a W3C trace context of version 00"));
+    if let Some(text) = &submit.traceparent {
+        text.parse::<TraceParent>()?;
+    }
+    if submit.baggage.as_deref().is_some_and(|text| !is_baggage(text)) {
+        return Err(Error::invalid("baggage must hold 1 to 8192 visible ASCII characters"));
     }
     Ok(())
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>` (W3C Trace Context, section 3.2), neither id all zeros.
-fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, digits: usize| {
-        part.len() == digits && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let [version, trace, parent, flags] = parts[..] else { return false };
-    version == "00"
-        && hex(trace, 32)
-        && hex(parent, 16)
-        && hex(flags, 2)
-        && trace.bytes().any(|b| b != b'0')
-        && parent.bytes().any(|b| b != b'0')
 }
 
 /// A process that works must be able to execute what it accepts; otherwise the run would wait for ever. What workers do

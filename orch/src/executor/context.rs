@@ -13,6 +13,7 @@ use crate::digest::Digest;
 use crate::id::{DagId, RunId, RunKey, StepId, StepKey, TenantId};
 use crate::spec::{Network, ResourceLimits, Uses};
 use crate::time::{SystemClock, Timestamp};
+use crate::trace;
 
 /// What an attempt is told about itself, and what it may use. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,8 +28,10 @@ pub struct StepContext {
     pub attempt: u32,
     /// What the step asked for, such as `fn/echo`.
     pub uses: Uses,
-    /// W3C trace context, the same for all attempts.
-    pub traceparent: Option<String>,
+    /// The trace that the run was submitted in; [`StepContext::traceparent`] is what to hand on.
+    pub submitted_in: Option<String>,
+    /// What goes along to whatever works for the run (W3C Baggage).
+    pub baggage: Option<String>,
     /// When the attempt will be stopped.
     pub deadline: Option<Timestamp>,
     /// Fires when the attempt must stop: cancelled, out of time, lost, or shut down.
@@ -64,7 +67,8 @@ impl StepContext {
             step: step.into(),
             attempt: 1,
             uses,
-            traceparent: None,
+            submitted_in: None,
+            baggage: None,
             deadline: None,
             cancellation: CancellationToken::new(),
             limits: None,
@@ -91,6 +95,12 @@ impl StepContext {
     #[must_use]
     pub fn idempotency_key(&self) -> String {
         idempotency_key(&self.run, &self.step)
+    }
+
+    /// What this attempt hands on to whatever it calls (W3C Trace Context): the trace of the run, below the span of the attempt.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<String> {
+        trace::of_attempt(self.submitted_in.as_deref()?, self.run.run, &self.step, self.attempt)
     }
 
     /// Whose step it is.

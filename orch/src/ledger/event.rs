@@ -72,6 +72,9 @@ macro_rules! events {
 events! {
     /// A run was submitted. Always the first entry of its stream.
     "run.created" RunCreated {
+        /// What goes along with the run to whatever works for it (W3C Baggage).
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        baggage: Option<String>,
         /// The DAG.
         dag_id: DagId,
         /// The published version; absent for an unpublished spec.
@@ -103,7 +106,7 @@ events! {
         /// How process steps are isolated in this run, such as `none`.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         sandbox: Option<String>,
-        /// W3C trace context, kept over all attempts.
+        /// The trace it was submitted in (W3C Trace Context).
         #[serde(skip_serializing_if = "Option::is_none", default)]
         traceparent: Option<String>,
     }

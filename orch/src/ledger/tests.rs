@@ -40,6 +40,7 @@ fn samples() -> Vec<Event> {
     let output = Some(json(r#"{"b":[1,2.5,-0.0,1e21],"a":"é\u0001"}"#));
     vec![
         RunCreated {
+            baggage: None,
             dag_id: "d".parse().unwrap(),
             dag_version: Some(3),
             inputs: json(r#"{"z":1,"a":null}"#),

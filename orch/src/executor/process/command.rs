@@ -115,7 +115,8 @@ fn identity(context: &StepContext) -> BTreeMap<&'static str, String> {
         ("ORCH_RUN_ID", context.run.run.to_string()),
         ("ORCH_STEP", context.step.to_string()),
     ]);
-    own.extend(context.traceparent.clone().map(|traceparent| ("TRACEPARENT", traceparent)));
+    own.extend(context.traceparent().map(|traceparent| ("TRACEPARENT", traceparent)));
+    own.extend(context.baggage.clone().map(|baggage| ("BAGGAGE", baggage)));
     own
 }
 

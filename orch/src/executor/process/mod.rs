@@ -74,7 +74,8 @@ impl ProcessSettings {
 /// | `ORCH_STEP` | the step, children of a `forEach` as `step[index]` |
 /// | `ORCH_ATTEMPT` | which attempt, from 1 |
 /// | `ORCH_IDEMPOTENCY_KEY` | the same for all attempts of the step in this run |
-/// | `TRACEPARENT` | W3C trace context, the same for all attempts; only where there is one |
+/// | `TRACEPARENT` | the trace that the attempt is a span of (W3C Trace Context); only where there is one |
+/// | `BAGGAGE` | what goes along with the run (W3C Baggage); only where there is some |
 ///
 /// Standard output that is JSON becomes the step's output, other text becomes `{"stdout": text}`. Failures: `exit_N`
 /// and `signal_N` (retryable), `output_limit`, `command_not_found`, `limit_not_enforceable` and others (final).

@@ -148,12 +148,16 @@ async fn the_environment_is_what_was_declared_and_nothing_else() {
 async fn a_child_knows_its_attempt_and_its_trace_and_nothing_can_pose_as_them() {
     let mut bench = Bench::new();
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    bench.context.traceparent = Some(trace.to_owned());
+    bench.context.submitted_in = Some(trace.to_owned());
     bench.context.attempt = 3;
     bench.context.step = "scan[7]".parse().unwrap();
-    let told = output(bench.sh("echo \"$ORCH_STEP $ORCH_ATTEMPT $TRACEPARENT\"").await);
-    assert_eq!(told, json!({"stdout": format!("scan[7] 3 {trace}\n")}));
-    for name in ["ORCH_RUN_ID", "ORCH_STEP", "ORCH_ATTEMPT", "ORCH_IDEMPOTENCY_KEY", "TRACEPARENT"] {
+    bench.context.baggage = Some("user=alice".to_owned());
+    let handed_on = bench.context.traceparent().unwrap();
+    assert!(handed_on.starts_with(&trace[..36]) && handed_on != trace, "{handed_on}");
+    let told = output(bench.sh("echo \"$ORCH_STEP $ORCH_ATTEMPT $TRACEPARENT $BAGGAGE\"").await);
+    assert_eq!(told, json!({"stdout": format!("scan[7] 3 {handed_on} user=alice\n")}));
+    for name in ["ORCH_RUN_ID", "ORCH_STEP", "ORCH_ATTEMPT", "ORCH_IDEMPOTENCY_KEY", "TRACEPARENT", "BAGGAGE"]
+    {
         let posed = failure(bench.run(json!({"command": "true", "env": {name: "x"}})).await);
         let message = format!("env.{name}: this one is set by orch itself");
         assert_eq!(posed, Failure::fatal("invalid_input", message));

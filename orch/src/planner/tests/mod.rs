@@ -69,6 +69,7 @@ fn first_entry(plan: &SharedPlan, inputs: &Value, token: &str) -> Entry {
     let tenant = TenantId::new("acme").unwrap();
     let inputs = Payload::new(inputs).unwrap();
     let created = RunCreated {
+        baggage: None,
         dag_id: plan.dag().id.clone(),
         dag_version: Some(1),
         inputs_hash: inputs.digest(),
