@@ -209,7 +209,10 @@ pub(crate) fn mount(app: &App, prefix: &'static str, routes: Vec<Route>) -> Rout
     for (base, routes) in places {
         router = router.route(&format!("{prefix}{base}"), place(routes));
     }
-    router.route(&format!("{prefix}/{{*rest}}"), axum::routing::any(nowhere))
+    // Whatever else lies there, the base itself included, is answered in the same form.
+    ["", "/", "/{*rest}"].iter().fold(router, |router, rest| {
+        router.route(&format!("{prefix}{rest}"), axum::routing::any(nowhere))
+    })
 }
 
 /// All methods and actions of one path.
