@@ -117,6 +117,7 @@ impl MongoBackend {
         self.connection.refuse();
         // The watcher's question would keep its connection for half a minute.
         self.queue.stop_watching();
+        self.store.stop_feeds();
         self.connection.shut_down().await;
     }
 }

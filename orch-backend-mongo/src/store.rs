@@ -17,6 +17,7 @@ mod append;
 mod chunk;
 mod docs;
 mod entries;
+mod feed;
 mod known;
 mod listing;
 mod place;
@@ -24,6 +25,7 @@ mod prune;
 mod row;
 
 use chunk::name_of;
+use feed::Feeds;
 use known::Cache;
 
 /// A [`Store`] in a MongoDB database. Cheap to clone; clones share what they know of the heads of streams.
@@ -34,6 +36,7 @@ pub struct MongoStore(Arc<Inner>);
 struct Inner {
     connection: Arc<Connection>,
     cache: Cache,
+    feeds: Feeds,
 }
 
 /// The lines of one append: together with a row of up to 3 MiB they fit a document of 16 MiB.
@@ -43,7 +46,12 @@ impl MongoStore {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         // What was answered may be lost where writes are weak, so nothing is known then.
         let cache = Cache::new(connection.is_durable());
-        Self(Arc::new(Inner { connection, cache }))
+        Self(Arc::new(Inner { connection, cache, feeds: Feeds::default() }))
+    }
+
+    /// Ends all feeds; who follows one learns that the database was closed.
+    pub(crate) fn stop_feeds(&self) {
+        self.0.feeds.close();
     }
 
     /// Does `work` in a task of its own.
@@ -89,6 +97,12 @@ impl Store for MongoStore {
         }
         let requests = requests.to_vec();
         self.run(Doing::Reading, |inner| async move { inner.entries(&requests).await }).await
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        check_page(query.limit)?;
+        let query = query.clone();
+        self.run(Doing::Reading, |inner| async move { inner.feed(&query).await }).await
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {

@@ -39,7 +39,7 @@ async fn rest(store: &dyn Store, tenant: &TenantId, after: &str, limit: usize) -
     let (mut items, mut after) = (Vec::new(), after.to_owned());
     loop {
         let page = page(store, tenant, Some(&after), limit).await.unwrap();
-        assert!(page.items.len() <= limit && page.next.len() <= 128);
+        assert!(page.items.len() <= limit && page.next.len() <= 1_024);
         items.extend(page.items);
         after = page.next;
         if !page.more {

@@ -210,9 +210,9 @@ pub(crate) fn mount(app: &App, prefix: &'static str, routes: Vec<Route>) -> Rout
         router = router.route(&format!("{prefix}{base}"), place(routes));
     }
     // Whatever else lies there, the base itself included, is answered in the same form.
-    ["", "/", "/{*rest}"].iter().fold(router, |router, rest| {
-        router.route(&format!("{prefix}{rest}"), axum::routing::any(nowhere))
-    })
+    ["", "/", "/{*rest}"]
+        .iter()
+        .fold(router, |router, rest| router.route(&format!("{prefix}{rest}"), axum::routing::any(nowhere)))
 }
 
 /// All methods and actions of one path.

@@ -195,9 +195,13 @@ fn check(issuer: &Issuer, claims: &Value, now: Timestamp) -> Result<Principal, &
     if !audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
         return Err("it is for another audience");
     }
-    if claims.get("cnf").is_some() {
-        return Err("it is bound to a key, and no proof of that key is taken here");
-    }
+    let bound_to = match claims.get("cnf") {
+        None => None,
+        Some(bound) => {
+            let thumbprint = bound.get("jkt").and_then(Value::as_str).map(str::to_owned);
+            Some(thumbprint.ok_or("it is bound in a way of which no proof is taken here")?)
+        }
+    };
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or("");
     if subject.is_empty() || subject.len() > SUBJECT_BYTES_MAX || subject.chars().any(char::is_control) {
         return Err("its subject is missing, too long or unprintable");
@@ -210,11 +214,12 @@ fn check(issuer: &Issuer, claims: &Value, now: Timestamp) -> Result<Principal, &
         scopes: Scopes::of_words(scopes.iter().map(String::as_str)),
         elevated: elevated(claims)?,
         expires: Some(expires),
+        bound_to,
     })
 }
 
 /// Seconds since 1970 (RFC 7519, NumericDate).
-fn instant(value: &Value) -> Option<Timestamp> {
+pub(super) fn instant(value: &Value) -> Option<Timestamp> {
     let seconds = value.as_i64().or_else(|| {
         #[expect(clippy::cast_possible_truncation, reason = "a fraction of a second does not matter")]
         value.as_f64().map(|seconds| seconds as i64)

@@ -68,6 +68,8 @@ pub(super) struct Header {
     alg: String,
     pub(super) kid: Option<String>,
     pub(super) typ: Option<String>,
+    /// The key of whoever signed; believed of proofs alone, which are about just that.
+    pub(super) jwk: Option<Value>,
     /// Extensions that must be understood: there are none.
     crit: Option<Value>,
 }

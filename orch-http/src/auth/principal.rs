@@ -48,6 +48,8 @@ pub struct Principal {
     pub elevated: BTreeMap<&'static str, Elevated>,
     /// When the token ends.
     pub expires: Option<Timestamp>,
+    /// The thumbprint of the key that the token is bound to, if it is to one: each request proves possession of it.
+    pub bound_to: Option<String>,
 }
 
 impl Principal {
@@ -62,6 +64,7 @@ impl Principal {
             scopes: Scopes::all(),
             elevated: elevations.map(|elevation| (elevation.name, said.clone())).collect(),
             expires: None,
+            bound_to: None,
         }
     }
 }

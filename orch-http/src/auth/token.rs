@@ -64,6 +64,7 @@ impl ApiToken {
             scopes: self.scopes,
             elevated: BTreeMap::new(),
             expires: self.expires,
+            bound_to: None,
         }
     }
 }

@@ -44,6 +44,10 @@ pub struct Listen {
     pub address: SocketAddr,
     /// A proxy in front ends TLS, and nobody reaches this address past it.
     pub behind_proxy: bool,
+    /// Where callers reach the service, with the prefix that a proxy takes away, such as `https://orch.example/flows`. Proofs of
+    /// possession (DPoP) are for this address; without it for whatever host the request names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
     /// Origins of pages that may open streams besides the service's own, such as `https://console.example`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<String>,
@@ -64,6 +68,7 @@ impl Default for Listen {
         Self {
             address,
             behind_proxy: false,
+            public_url: None,
             origins: Vec::new(),
             tls_cert: None,
             tls_key: None,
@@ -376,6 +381,9 @@ impl Config {
                 "others can reach this address, and nothing would be encrypted",
                 "set tls_cert and tls_key; or behind_proxy = true if a proxy ends TLS and nobody gets past it",
             );
+        }
+        if self.listen.public_url.as_deref().is_some_and(|url| crate::auth::Proofs::at(url).is_err()) {
+            say("listen.public_url", "this is no address", "write it like https://orch.example/flows");
         }
         let known = self.auth.tokens_file.is_some() || !self.auth.issuers.is_empty();
         if public && !known {

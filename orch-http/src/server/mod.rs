@@ -28,7 +28,7 @@ pub use problem::Problem;
 pub use program::program;
 pub use tokens::new_token;
 
-use crate::auth::{Authentication, Issuers, LocalToken};
+use crate::auth::{Authentication, Issuers, LocalToken, Proofs};
 use crate::observe::RunLog;
 use crate::{DagSettings, HttpLimits, Metrics, RateLimit, Settings, StreamSettings};
 
@@ -194,6 +194,9 @@ fn authentication(config: &Config) -> Result<(Authentication, Option<TokenFile>)
         authentication.tokens = tokens::read(path)?;
     }
     authentication.issuers = Issuers::new(config.auth.issuers.clone())?;
+    if let Some(public) = &config.listen.public_url {
+        authentication.proofs = Proofs::at(public)?;
+    }
     Ok((authentication, file))
 }
 

@@ -8,7 +8,7 @@ use orch::RunId;
 use crate::api::{ApiError, ApiResult};
 
 /// The longest cursor, in bytes.
-const CURSOR_BYTES_MAX: usize = 512;
+const CURSOR_BYTES_MAX: usize = 2_048;
 
 /// Where in a stream a client is: after the message that bore it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ mod tests {
         for cursor in [run, tenant] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        for wrong in ["", "r", "r~x~1~1", "t~x~y", "t~1", "x~1~y", &format!("t~1~{}", "x".repeat(600))] {
+        for wrong in ["", "r", "r~x~1~1", "t~x~y", "t~1", "x~1~y", &format!("t~1~{}", "x".repeat(2_100))] {
             assert!(Cursor::read(wrong).is_err(), "{wrong}");
         }
     }

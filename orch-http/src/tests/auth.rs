@@ -177,6 +177,7 @@ async fn everything_that_can_be_wrong_with_a_token_is_refused_alike() {
         ("an endless subject", with("sub", json!("x".repeat(257)))),
         ("an endless reason", with("operator_reason", json!("x".repeat(257)))),
         ("bound to a key", with("cnf", json!({ "jkt": "x" }))),
+        ("bound to a certificate", with("cnf", json!({ "x5t#S256": "x" }))),
         ("another type", ed.token(&json!({ "alg": "EdDSA", "kid": "ed", "typ": "JWT" }), &claims())),
         ("no type", ed.token(&json!({ "alg": "EdDSA", "kid": "ed" }), &claims())),
         ("an unknown key", stranger.token(&header("EdDSA", "ed"), &claims())),
@@ -196,6 +197,117 @@ async fn everything_that_can_be_wrong_with_a_token_is_refused_alike() {
         let answer = service.send(ask(Method::GET, "/runs", Some(&token), Some("acme"), None)).await;
         assert_eq!((answer.status, answer.code()), (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"), "{what}");
         assert!(!answer.text.contains(body), "{what}");
+    }
+}
+
+/// A request of a DPoP client.
+fn proven(method: Method, path: &str, token: &str, proofs: &[String]) -> http::Request<axum::body::Body> {
+    let mut request = ask(method, path, None, Some("acme"), None);
+    let fields = request.headers_mut();
+    fields.insert("host", "orch.example".parse().unwrap());
+    fields.insert("authorization", format!("DPoP {token}").parse().unwrap());
+    for proof in proofs {
+        fields.append("dpop", proof.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn a_bound_token_is_good_with_a_proof_of_its_key_for_this_request_once() {
+    let (issuer, holder, thief) = (Signer::ed25519(), Signer::p256(), Signer::p256());
+    let keys = Keys::new(&[issuer.jwk("ed")]);
+    let service = service(keys.issuer()).await;
+    let point = holder.jwk("");
+    let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, point["x"], point["y"]);
+    let mut bound = claims();
+    bound["cnf"] = json!({ "jkt": URL_SAFE_NO_PAD.encode(orch::Digest::of(canonical).as_bytes()) });
+    let token = issuer.token(&header("EdDSA", "ed"), &bound);
+    let unbound = issuer.token(&header("EdDSA", "ed"), &claims());
+    let hash = |token: &str| URL_SAFE_NO_PAD.encode(orch::Digest::of(token).as_bytes());
+    let head = |signer: &Signer| json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": signer.jwk("") });
+    let said = |jti: &str| {
+        json!({
+            "jti": jti, "htm": "GET", "htu": format!("https://ORCH.example:443{}/runs#x", crate::BASE),
+            "iat": seconds(0), "ath": hash(&token),
+        })
+    };
+    let proof = |jti: &str| holder.token(&head(&holder), &said(jti));
+    let with = |name: &str, value: Value| {
+        let mut claims = said(name);
+        claims[name] = value;
+        holder.token(&head(&holder), &claims)
+    };
+    let send = async |token: &str, proofs: &[String]| {
+        service.send(proven(Method::GET, "/runs", token, proofs)).await
+    };
+    let first = proof("first");
+    assert_eq!(send(&token, std::slice::from_ref(&first)).await.status, StatusCode::OK);
+    assert_eq!(send(&token, &[proof("second")]).await.status, StatusCode::OK);
+    let private = {
+        let mut jwk = holder.jwk("");
+        jwk["d"] = json!("x");
+        holder.token(&json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": jwk }), &said("private"))
+    };
+    let wrong = [
+        ("shown before", vec![first]),
+        ("none", vec![]),
+        ("two", vec![proof("a"), proof("b")]),
+        ("another key", vec![thief.token(&head(&thief), &said("thief"))]),
+        ("signed by another key", vec![thief.token(&head(&holder), &said("forged"))]),
+        ("a private key", vec![private]),
+        ("no type", vec![holder.token(&json!({ "alg": "ES256", "jwk": holder.jwk("") }), &said("untyped"))]),
+        ("no key", vec![holder.token(&json!({ "typ": "dpop+jwt", "alg": "ES256" }), &said("keyless"))]),
+        ("another method", vec![with("htm", json!("POST"))]),
+        ("another path", vec![with("htu", json!("https://orch.example/other"))]),
+        ("another host", vec![with("htu", json!(format!("https://evil.example{}/runs", crate::BASE)))]),
+        ("another token", vec![with("ath", json!(hash(&unbound)))]),
+        ("too old", vec![with("iat", json!(seconds(-61)))]),
+        ("from the future", vec![with("iat", json!(seconds(90)))]),
+        ("without a name", vec![with("jti", json!(""))]),
+    ];
+    for (what, proofs) in wrong {
+        let answer = send(&token, &proofs).await;
+        assert_eq!((answer.status, answer.code()), (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"), "{what}");
+        let how = answer.headers["www-authenticate"].to_str().unwrap();
+        assert!(how.starts_with("DPoP error="), "{what}: {how}");
+    }
+    // Neither is a bound token one for whoever bears it, nor the other way round.
+    assert_eq!(status(&service, &token).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&unbound, &[with("ath", json!(hash(&unbound)))]).await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_proof_is_for_the_address_that_callers_use_whatever_is_in_between() {
+    let (issuer, holder) = (Signer::ed25519(), Signer::ed25519());
+    let keys = Keys::new(&[issuer.jwk("ed")]);
+    let known: Issuer = serde_json::from_value(keys.issuer()).unwrap();
+    let authentication = Authentication {
+        issuers: Issuers::new(vec![known]).unwrap(),
+        proofs: crate::auth::Proofs::at("https://flows.example/team/").unwrap(),
+        ..Authentication::default()
+    };
+    let mut service = Service::with(authentication).await;
+    service.router = axum::Router::new().nest("/inner", service.router.clone());
+    let jwk = holder.jwk("");
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":{}}}"#, jwk["x"]);
+    let mut bound = claims();
+    bound["cnf"] = json!({ "jkt": URL_SAFE_NO_PAD.encode(orch::Digest::of(canonical).as_bytes()) });
+    let token = issuer.token(&header("EdDSA", "ed"), &bound);
+    for (address, expected) in [
+        ("https://flows.example/team/inner", StatusCode::OK),
+        ("https://orch.example/inner", StatusCode::UNAUTHORIZED),
+        ("https://flows.example/inner", StatusCode::UNAUTHORIZED),
+    ] {
+        let proof = holder.token(
+            &json!({ "typ": "dpop+jwt", "alg": "EdDSA", "jwk": jwk }),
+            &json!({
+                "jti": address, "htm": "GET", "htu": format!("{address}{}/runs", crate::BASE), "iat": seconds(0),
+                "ath": URL_SAFE_NO_PAD.encode(orch::Digest::of(&token).as_bytes()),
+            }),
+        );
+        let mut request = proven(Method::GET, "/runs", &token, &[proof]);
+        *request.uri_mut() = format!("/inner{}/runs", crate::BASE).parse().unwrap();
+        assert_eq!(service.send(request).await.status, expected, "{address}");
     }
 }
 

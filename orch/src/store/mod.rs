@@ -101,7 +101,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// for one whose place is not known any more: begin anew. `Unavailable`, `Corrupt`.
     ///
     /// # Backend notes
-    /// Optional: memory and SQLite have it. A store with several writers at once would have to keep them in line.
+    /// Optional: memory, SQLite and replica sets of MongoDB have it, which keep their writers in line anyway.
     async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
         let _ = query;
         Err(Error::unsupported("this store keeps no order over all runs"))
@@ -173,7 +173,7 @@ pub struct FeedQuery {
 pub struct FeedPage {
     /// The appends, in the order in which they became visible.
     pub items: Vec<FeedItem>,
-    /// Where the next page begins: opaque, at most 128 bytes.
+    /// Where the next page begins: opaque, at most 1 024 bytes.
     pub next: String,
     /// Whether more followed already.
     pub more: bool,
