@@ -7,6 +7,29 @@ local function listings(shard, tenant, dag, status)
   return { all, all .. ':d:' .. dag, all .. ':s:' .. status, all .. ':d:' .. dag .. ':s:' .. status }
 end
 
+-- The feeds that somebody listens to, by tenant. They lie beside the first shard: where scripts reach one shard only, there are
+-- none.
+local feeds = {}
+
+local function tell(shard, stream, last, hash)
+  local tenant = string.match(stream, '^([^/]+)/run/')
+  if not tenant then
+    return
+  end
+  local state = KEYS[1] .. ':feeding:' .. tenant
+  if feeds[tenant] == nil then
+    feeds[tenant] = redis.call('EXISTS', state) == 1
+  end
+  if feeds[tenant] then
+    local number, feed = redis.call('HINCRBY', state, 'number', 1), KEYS[1] .. ':feed:' .. tenant
+    local told = shard .. ' ' .. stream .. ' ' .. last .. ' ' .. string.sub(hash, 1, 16)
+    redis.call('XADD', feed, 'MAXLEN', '~', 100000, string.format('%.0f-0', number), 'a', told)
+    if number == 1 then
+      redis.call('EXPIRE', feed, 3600)
+    end
+  end
+end
+
 local answers = {}
 for i = 1, #ARGV, 11 do
   local shard, stream, lines, row = KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 5], ARGV[i + 6]
@@ -17,6 +40,7 @@ for i = 1, #ARGV, 11 do
   else
     if lines ~= '' then
       redis.call('XADD', shard .. ':log:' .. stream, ARGV[i + 3] .. '-0', 'l', lines)
+      tell(ARGV[i], stream, ARGV[i + 3], ARGV[i + 4])
     end
     if row == '' then
       if lines ~= '' then

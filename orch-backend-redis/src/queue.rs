@@ -156,7 +156,7 @@ impl RedisQueue {
 
 /// A name that no handle has had or will have.
 #[expect(clippy::disallowed_methods, reason = "the name of a handle is drawn once, when it is made")]
-fn fresh_name() -> String {
+pub(crate) fn fresh_name() -> String {
     Uuid::now_v7().simple().to_string()
 }
 

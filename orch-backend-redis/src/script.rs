@@ -29,6 +29,7 @@ macro_rules! scripts {
 scripts! {
     APPEND: Write "append.lua";
     ENTRIES: Read "entries.lua";
+    FEED: Write "feed.lua";
     DUE: Read "due.lua";
     RUNS: Read "runs.lua";
     ROWS: Read "rows.lua";

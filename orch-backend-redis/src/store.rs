@@ -10,6 +10,8 @@ use orch::store::*;
 use orch::{Digest, Error, Result, RunId, RunKey, TenantId};
 use redis::FromRedisValue;
 
+mod feed;
+
 use crate::connect::Server;
 use crate::error::unexpected;
 use crate::order::{due, instant, listed, listed_run, newest, read_due};
@@ -295,6 +297,11 @@ impl Store for RedisStore {
         };
         let pages = self.spread::<_, Vec<String>>(&ENTRIES, requests, shard, |_| 0, fill, false).await;
         pages.into_iter().zip(requests).map(|(page, request)| read_page(&page?, request.after)).collect()
+    }
+
+    async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
+        check_page(query.limit)?;
+        feed::feed(self, query).await
     }
 
     async fn run(&self, key: &RunKey) -> Result<Option<RunRow>> {

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use orch::ledger::{Chain, Event, Head, RunPaused, Stream};
-use orch::store::{Append, EntriesRequest, Store};
+use orch::store::{Append, EntriesRequest, FeedQuery, Store};
 use orch::{ErrorKind, TenantId};
 use orch_backend_redis::{RedisBackend, RedisConfig, RedisStore};
 use orch_servers::{Cluster, Kind, Server, redis_command, skipped};
@@ -207,4 +207,44 @@ async fn a_slot_on_its_way_is_away_and_nothing_of_it_is_torn() {
     assert_eq!(head_of(&store, "t").await.unwrap(), head);
     assert_eq!(land(&store, &append).await.unwrap(), append.head);
     land(&store, &new).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_feed_that_was_forgotten_meanwhile_says_so() {
+    let Some(server) = Server::start(Kind::Redis, &[]) else { return skipped(Kind::Redis) };
+    let config = RedisConfig::new("127.0.0.1", server.port());
+    let store = RedisBackend::open(config).await.unwrap().store();
+    let tenant = TenantId::new("t").unwrap();
+    let ask = |after: Option<String>| FeedQuery { tenant: tenant.clone(), after, limit: 10 };
+    let run = |number: u8| {
+        let text = format!("{number:032x}");
+        Stream::Run(text.parse().unwrap())
+    };
+    let append = |number: u8| {
+        let mut chain = Chain::new(&tenant, run(number), Head::EMPTY);
+        let event = Event::from(RunPaused { reason: None });
+        chain.push("test", orch::Timestamp::from_micros(1), &event).unwrap();
+        let (lines, head) = chain.finish().unwrap();
+        let (tenant, stream) = (tenant.clone(), run(number));
+        Append { tenant, stream, expected: Head::EMPTY, lines, head, row: None }
+    };
+    // Nothing is written down while nobody listens.
+    land(&store, &append(1)).await.unwrap();
+    assert_eq!(redis_command(server.port(), &["EXISTS", "{orch:0}:feed:t"]), ":0");
+    let begin = store.feed(&ask(None)).await.unwrap().next;
+    land(&store, &append(2)).await.unwrap();
+    assert_eq!(store.feed(&ask(Some(begin.clone()))).await.unwrap().items.len(), 1);
+    for key in ["{orch:0}:feeding:t", "{orch:0}:feed:t"] {
+        let left = redis_command(server.port(), &["TTL", key]);
+        assert!(left.trim_start_matches(':').parse::<u32>().is_ok_and(|left| left > 3_000), "{key}: {left}");
+    }
+    // As when an hour went by, in which something was appended.
+    assert_eq!(redis_command(server.port(), &["DEL", "{orch:0}:feeding:t"]), ":1");
+    land(&store, &append(3)).await.unwrap();
+    let forgotten = store.feed(&ask(Some(begin))).await.unwrap_err();
+    assert_eq!(forgotten.kind(), ErrorKind::NotFound);
+    let anew = store.feed(&ask(None)).await.unwrap().next;
+    land(&store, &append(4)).await.unwrap();
+    let told = store.feed(&ask(Some(anew))).await.unwrap().items;
+    assert_eq!(told.iter().map(|item| Stream::Run(item.run)).collect::<Vec<_>>(), [run(4)]);
 }

@@ -101,7 +101,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// for one whose place is not known any more: begin anew. `Unavailable`, `Corrupt`.
     ///
     /// # Backend notes
-    /// Optional: memory, SQLite and replica sets of MongoDB have it, which keep their writers in line anyway.
+    /// Optional: memory, SQLite, replica sets of MongoDB and single nodes of Redis have it, which keep their writers in line
+    /// anyway.
     async fn feed(&self, query: &FeedQuery) -> Result<FeedPage> {
         let _ = query;
         Err(Error::unsupported("this store keeps no order over all runs"))
