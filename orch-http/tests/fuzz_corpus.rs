@@ -1,7 +1,5 @@
 //! What the fuzz target of requests asserts, over its committed corpus.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 #[path = "../../fuzz/src/request.rs"]
 mod request;
 
