@@ -22,6 +22,8 @@ mod worker {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
     use orch::engine::{Lease, Leased};
     use orch::executor::{
         Executor as _, Failure, LogLine, Outcome, ProcessExecutor, ProcessSettings, Secret, StepContext,
@@ -47,6 +49,8 @@ mod worker {
     const WAIT_UNTIL_IDLE: Duration = Duration::from_secs(1);
     /// The longest rest between two questions to a service that is away.
     const AWAY_MAX: Duration = Duration::from_secs(30);
+    /// How long the answer to the last question is waited for at the end.
+    const LATE: Duration = Duration::from_millis(500);
     /// Words of a lease in its time: two may get lost before it is over.
     const WORDS: u32 = 3;
 
@@ -115,16 +119,15 @@ mod worker {
             let mut interrupts = Interrupts::listen()?;
             let mut under_way = JoinSet::new();
             let mut rest = Duration::ZERO;
+            // It goes on while steps end: what it brings would otherwise be leased by nobody.
+            let mut asking: Option<Asking<'_>> = None;
             let ended = loop {
                 let free = self.slots - under_way.len();
-                // An idle worker waits at the service; a busy one looks again as soon as a step has ended.
-                let most = Lease { max: free.clamp(1, Lease::MOST.0), ..self.lease.clone() };
-                let asking = async {
-                    tokio::time::sleep(rest).await;
-                    self.client.lease(&most).await
-                };
+                if asking.is_none() && free > 0 {
+                    asking = Some(self.ask(free, rest).boxed());
+                }
                 tokio::select! {
-                    leased = asking, if free > 0 => match leased {
+                    leased = answer(&mut asking) => match leased {
                         Ok(leased) => {
                             if leased.is_empty() && until_idle && under_way.is_empty() {
                                 break Ok(());
@@ -147,8 +150,24 @@ mod worker {
                     () = interrupts.next() => break Ok(()),
                 }
             };
+            // What is on its way already is given back; a service that still waits notices that nobody listens.
+            if let Ok(Ok(late)) = tokio::time::timeout(LATE, answer(&mut asking)).await {
+                for leased in late {
+                    if let Err(error) = self.client.release_lease(&leased.token).await {
+                        out.note(format_args!("step {} could not be given back: {error}", leased.step));
+                    }
+                }
+            }
+            drop(asking);
             self.end(out, under_way, &mut interrupts).await;
             ended
+        }
+
+        /// Asks for so many steps, after a rest.
+        async fn ask(&self, most: usize, rest: Duration) -> orch::Result<Vec<Leased>> {
+            tokio::time::sleep(rest).await;
+            let lease = Lease { max: most.clamp(1, Lease::MOST.0), ..self.lease.clone() };
+            self.client.lease(&lease).await
         }
 
         /// Lets what was begun end, for a while; what then still runs is stopped and given back.
@@ -170,6 +189,18 @@ mod worker {
                 }
             }
         }
+    }
+
+    type Asking<'a> = BoxFuture<'a, orch::Result<Vec<Leased>>>;
+
+    /// The answer to what was asked, which is then asked no more; never one where nothing is.
+    async fn answer(asking: &mut Option<Asking<'_>>) -> orch::Result<Vec<Leased>> {
+        let answered = match asking.as_mut() {
+            Some(asked) => asked.await,
+            None => std::future::pending().await,
+        };
+        *asking = None;
+        answered
     }
 
     impl Execution {

@@ -316,7 +316,6 @@ fn kind(code: Code) -> ErrorKind {
 /// The same where nothing but a status is known.
 fn kind_of(status: StatusCode) -> ErrorKind {
     match status {
-        StatusCode::NOT_FOUND => ErrorKind::NotFound,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Refused,
         status if status.is_server_error() => ErrorKind::Unavailable,
         _ => ErrorKind::Invalid,
