@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{Config, Problem, Started, Told, new_token, run, start_log};
+use super::{Backends, Config, Problem, Started, Told, new_token, run, start_log};
 use crate::auth::Scope;
 
 /// The HTTP service of orch.
@@ -159,14 +159,12 @@ fn configuration(told: &ToldBefore) -> Result<Config, String> {
     if let Some(address) = told.listen {
         config.listen.address = address;
     }
-    if let Some(store) = &told.store {
-        config.backends.store.clone_from(store);
+    if let Some(store) = named("ORCH_STORE", &told.store)? {
+        config.backends.store = store;
     }
-    let fields = [(&told.queue, &mut config.backends.queue), (&told.lock, &mut config.backends.lock)];
-    for (given, field) in fields {
-        if given.is_some() {
-            field.clone_from(given);
-        }
+    let Backends { queue, lock, .. } = &mut config.backends;
+    for (name, given, field) in [("ORCH_QUEUE", &told.queue, queue), ("ORCH_LOCK", &told.lock, lock)] {
+        *field = named(name, given)?.or(field.take());
     }
     if told.artifacts.is_some() {
         config.backends.artifacts.clone_from(&told.artifacts);
@@ -177,6 +175,17 @@ fn configuration(told: &ToldBefore) -> Result<Config, String> {
     match config.check() {
         none if none.is_empty() => Ok(config),
         some => Err(all(some)),
+    }
+}
+
+/// An address as it was given, or the file that holds it: `ORCH_STORE_FILE=PATH` says the same as `ORCH_STORE=@PATH`.
+fn named(name: &str, given: &Option<String>) -> Result<Option<String>, String> {
+    let file = format!("{name}_FILE");
+    match (std::env::var(&file), std::env::var_os(name)) {
+        (Err(_), _) => Ok(given.clone()),
+        (Ok(_), Some(_)) => Err(format!("{name} and {file} are both set; leave one of them out")),
+        // A flag goes before both.
+        (Ok(path), None) => Ok(Some(given.clone().unwrap_or_else(|| format!("@{path}")))),
     }
 }
 
@@ -191,7 +200,9 @@ fn show(told: &ToldBefore) -> Result<(), String> {
     // Addresses may hold passwords.
     let places =
         [Some(&mut config.backends.store), config.backends.queue.as_mut(), config.backends.lock.as_mut()];
-    for place in places.into_iter().flatten().filter(|place| place.contains('@')) {
+    // The name of a file that holds one tells nothing.
+    let secret = |place: &&mut String| place.contains('@') && !place.starts_with('@');
+    for place in places.into_iter().flatten().filter(secret) {
         let scheme = place.split("://").next().unwrap_or("").to_owned();
         *place = format!("{scheme}://[redacted]");
     }

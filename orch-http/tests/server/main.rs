@@ -155,6 +155,26 @@ fn a_password_in_an_address_is_not_shown() {
 }
 
 #[test]
+fn an_address_may_stand_in_a_file_that_the_environment_names() {
+    let lab = Lab::new();
+    lab.write("store.url", "sqlite:elsewhere.db\n");
+    let started = |arguments: &[&str], set: &[(&str, &str)]| {
+        let output = lab.command(arguments).envs(set.iter().copied()).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let file = ("ORCH_STORE_FILE", "store.url");
+    let (code, said) = started(&["config", "show"], &[file]);
+    assert!(code == Some(0) && said.contains("store = \"@store.url\""), "{said}");
+    let (code, said) = started(&["config", "show", "--store", "sqlite:third.db"], &[file]);
+    assert!(code == Some(0) && said.contains("third.db"), "a flag goes before: {said}");
+    let (code, said) = started(&["config", "check"], &[file, ("ORCH_STORE", "memory:")]);
+    assert!(code == Some(1) && said.contains("ORCH_STORE and ORCH_STORE_FILE are both set"), "{said}");
+    let (code, said) = started(&["config", "check"], &[("ORCH_QUEUE_FILE", "missing")]);
+    assert!(code == Some(1) && said.contains("cannot be read"), "{said}");
+}
+
+#[test]
 fn a_token_that_was_made_by_hand_does_what_it_allows_and_its_file_holds_no_more_than_its_hash() {
     let lab = Lab::new();
     let made = lab.run(&["token", "new", "--subject", "ci", "--tenant", "default", "--scope", "orch:read"]);
