@@ -20,6 +20,8 @@ use crate::api::{Answer, ApiError, ApiResult, At, Body, Caller, Guard, Query, Ro
 use crate::auth::Scope;
 use crate::dsse::Signatures;
 
+/// Races with other changes of a version before the caller is told.
+const RACES: usize = 4;
 /// The kind of documents that keep who vouched for a plan.
 const SIGNATURES: &str = "dag-signatures";
 
@@ -28,7 +30,11 @@ const ADMIN: Guard = Guard::Scope(Scope::Admin);
 
 pub(super) fn routes() -> Vec<Route> {
     let switch = |route: Route| {
-        route.gives::<VersionView>(StatusCode::OK).may(&[Code::NotFound, Code::PreconditionFailed])
+        route.gives::<VersionView>(StatusCode::OK).may(&[
+            Code::NotFound,
+            Code::PreconditionFailed,
+            Code::Conflict,
+        ])
     };
     vec![
         Route::post("/dags", "publishDag", ADMIN, publish)
@@ -445,11 +451,22 @@ async fn switch(
     headers: &HeaderMap,
     disabled: bool,
 ) -> ApiResult<Response> {
-    let before =
-        app.orch.dag(&caller.who, dag).await?.versions.into_iter().find(|known| known.version == number);
-    let before = before.ok_or_else(|| ApiError::not_found("version"))?;
-    VersionView::of(dag, before).etag().check(headers)?;
-    let view = VersionView::of(dag, app.orch.set_disabled(&caller.who, dag, number, disabled).await?);
-    let etag = view.etag();
-    Ok(etag.answer(&HeaderMap::new(), Answer::ok(view)))
+    // What the caller has seen is compared in the change itself, so nobody gets in between.
+    for _ in 0..RACES {
+        let known = app.orch.dag(&caller.who, dag).await?.versions;
+        let before = known.into_iter().find(|known| known.version == number);
+        let before = before.ok_or_else(|| ApiError::not_found("version"))?;
+        let seen = before.disabled;
+        VersionView::of(dag, before).etag().check(headers)?;
+        match app.orch.set_disabled_if(&caller.who, dag, number, seen, disabled).await {
+            // Whether that is still what the caller has seen is asked anew.
+            Err(error) if error.kind() == orch::ErrorKind::Conflict => {}
+            changed => {
+                let view = VersionView::of(dag, changed?);
+                let etag = view.etag();
+                return Ok(etag.answer(&HeaderMap::new(), Answer::ok(view)));
+            }
+        }
+    }
+    Err(ApiError::new(Code::Conflict, "the version is being changed by too many at once"))
 }

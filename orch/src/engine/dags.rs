@@ -143,6 +143,7 @@ pub(super) async fn set_disabled(
     who: &Identity,
     dag: &DagId,
     version: u32,
+    seen: Option<bool>,
     disabled: bool,
 ) -> Result<DagVersion> {
     let action = if disabled { "dag.disable" } else { "dag.enable" };
@@ -152,6 +153,10 @@ pub(super) async fn set_disabled(
         let mut head = read_head(&doc)?;
         let found = head.versions.iter_mut().find(|known| known.version == version);
         let found = found.ok_or_else(|| unknown(dag).with("version", version))?;
+        if seen.is_some_and(|seen| seen != found.disabled) {
+            let error = Error::conflict("the version was changed meanwhile");
+            return Err(error.with("dag", dag).with("version", version));
+        }
         if found.disabled == disabled {
             return Ok(found.clone());
         }

@@ -167,7 +167,24 @@ impl Orchestrator {
         disabled: bool,
     ) -> Result<DagVersion> {
         who.check()?;
-        dags::set_disabled(&self.core, who, dag, version, disabled).await
+        dags::set_disabled(&self.core, who, dag, version, None, disabled).await
+    }
+
+    /// The same, unless somebody has changed the version since the caller saw it with `seen` for disabled: compared and
+    /// changed at once.
+    ///
+    /// # Errors
+    /// `Conflict` when it is not as the caller saw it, and as [`Orchestrator::set_disabled`].
+    pub async fn set_disabled_if(
+        &self,
+        who: &Identity,
+        dag: &DagId,
+        version: u32,
+        seen: bool,
+        disabled: bool,
+    ) -> Result<DagVersion> {
+        who.check()?;
+        dags::set_disabled(&self.core, who, dag, version, Some(seen), disabled).await
     }
 
     /// Submits a run. Durable once answered.

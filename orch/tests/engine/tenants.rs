@@ -81,3 +81,18 @@ async fn t1_published_dags_belong_to_their_tenant() {
     let submit = Submit::new(DagRef::Version(id.clone(), 1), json!({}));
     assert_eq!(orchestrator.submit(&who(), submit).await.unwrap_err().kind(), ErrorKind::Refused);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_version_is_changed_only_if_it_is_still_as_its_caller_saw_it() {
+    let orchestrator = builder().start().unwrap();
+    let id = "test".parse().unwrap();
+    orchestrator.publish(&who(), dag("  - { id: a, uses: fn/echo }\n")).await.unwrap();
+    // Both have seen it enabled; the second comes too late, also for what would change nothing.
+    assert!(orchestrator.set_disabled_if(&who(), &id, 1, false, true).await.unwrap().disabled);
+    for disabled in [true, false] {
+        let late = orchestrator.set_disabled_if(&who(), &id, 1, false, disabled).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Conflict);
+    }
+    assert!(orchestrator.dag(&who(), &id).await.unwrap().versions[0].disabled);
+    assert!(!orchestrator.set_disabled_if(&who(), &id, 1, true, false).await.unwrap().disabled);
+}
