@@ -151,8 +151,8 @@ pub(crate) enum Command {
     /// Steps that were running when their process died start again when their lease is over.
     ///
     /// With --server, a worker of the service: it leases steps that use `worker/TYPE` and executes each by a command, which
-    /// gets the step's input as JSON on standard input, and whose standard output becomes the step's output: `orch work
-    /// --server URL --type scan -- ./scan --fast`.
+    /// gets the step's input on standard input (a string as it is, anything else as JSON), and whose standard output becomes
+    /// the step's output: `orch work --server URL --type scan -- ./scan --fast`.
     Work(JobArgs),
     /// Published DAGs
     #[command(subcommand)]

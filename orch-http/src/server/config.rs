@@ -284,8 +284,8 @@ pub struct Telemetry {
     /// The share of traces that begin here and are recorded, 0 to 1; of others, those that their caller records.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub trace_ratio: f64,
-    /// A directory for `logs.ndjson`, `metrics.ndjson` and `traces.ndjson`, to be carried to where they are read. Each kind holds
-    /// at most 256 MiB: the newest.
+    /// A directory for `logs.ndjson`, `metrics.ndjson` and, with the feature `otel`, `traces.ndjson`, to be carried to where they are
+    /// read. Each kind holds at most 256 MiB: the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
     /// Seconds between two looks at the metrics that are written there.
