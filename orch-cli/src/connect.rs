@@ -211,13 +211,19 @@ fn artifacts(directory: Option<PathBuf>, mode: Mode<'_>) -> Result<Option<Artifa
     opened.map(Some).advise(|_| Some("--artifacts names another directory".to_owned()))
 }
 
-fn executors(globals: &Globals, work: &WorkArgs) -> Result<Executors> {
+/// The working directory, and what steps run and may read below.
+pub(crate) fn grounds(globals: &Globals) -> Result<(PathBuf, PathBuf)> {
     let here = std::env::current_dir()
         .map_err(|cause| Fault::said(format!("the working directory cannot be used: {cause}")))?;
     let root = globals.root.clone().map_or_else(|| here.clone(), |root| here.join(root));
-    if !root.is_dir() {
-        return Err(Fault::said(format!("--root is no directory: {}", root.display())));
+    match root.is_dir() {
+        true => Ok((here, root)),
+        false => Err(Fault::said(format!("--root is no directory: {}", root.display()))),
     }
+}
+
+fn executors(globals: &Globals, work: &WorkArgs) -> Result<Executors> {
+    let (here, root) = grounds(globals)?;
     let builtins = Builtins { root: Some(root.clone()), output: Some(here) };
     let executors = builtins.register(Executors::new());
     Ok(match work.sandbox {

@@ -30,7 +30,7 @@ mod worker {
     };
     use orch::ledger::{ArtifactRef, StepStatus};
     use orch::spec::Uses;
-    use orch::{Clock as _, ErrorKind, Payload, QueueName, RunKey, SystemClock, Timestamp};
+    use orch::{Clock as _, ErrorKind, Payload, RunKey, SystemClock, Timestamp};
     use orch_http::client::Client;
     use serde_json::json;
     use tokio::task::JoinSet;
@@ -56,7 +56,6 @@ mod worker {
 
     /// A worker of a service.
     pub(super) struct Worker {
-        client: Client,
         lease: Lease,
         slots: usize,
         execution: Arc<Execution>,
@@ -95,24 +94,22 @@ mod worker {
             let who = connect::identity(globals)?;
             let client = There::reach(globals, server, &who)?;
             let secrets = connect::secrets(&args.work)?;
-            let here = std::env::current_dir()
-                .map_err(|cause| Fault::said(format!("the working directory cannot be used: {cause}")))?;
-            let root = globals.root.clone().map_or_else(|| here.clone(), |root| here.join(root));
+            let (_, root) = connect::grounds(globals)?;
             let mut lease = Lease::of(name(), args.types.iter().map(ToString::to_string));
             lease.lease = args.work.lease;
             lease.wait = if args.until_idle { WAIT_UNTIL_IDLE } else { WAIT };
             if !args.from.is_empty() {
-                lease.queues = args.from.iter().map(QueueName::clone).collect();
+                lease.queues = args.from.clone();
             }
             let execution = Execution {
-                client: client.clone(),
+                client,
                 command: args.command.clone(),
                 executor: ProcessExecutor::unsandboxed(ProcessSettings::below(root)),
                 secrets,
                 span: args.work.lease,
                 stop: CancellationToken::new(),
             };
-            Ok(Self { client, lease, slots: args.work.slots.max(1), execution: Arc::new(execution) })
+            Ok(Self { lease, slots: args.work.slots.max(1), execution: Arc::new(execution) })
         }
 
         pub(super) async fn work(self, out: &Out, until_idle: bool) -> Result<()> {
@@ -153,7 +150,7 @@ mod worker {
             // What is on its way already is given back; a service that still waits notices that nobody listens.
             if let Ok(Ok(late)) = tokio::time::timeout(LATE, answer(&mut asking)).await {
                 for leased in late {
-                    if let Err(error) = self.client.release_lease(&leased.token).await {
+                    if let Err(error) = self.execution.client.release_lease(&leased.token).await {
                         out.note(format_args!("step {} could not be given back: {error}", leased.step));
                     }
                 }
@@ -167,7 +164,7 @@ mod worker {
         async fn ask(&self, most: usize, rest: Duration) -> orch::Result<Vec<Leased>> {
             tokio::time::sleep(rest).await;
             let lease = Lease { max: most.clamp(1, Lease::MOST.0), ..self.lease.clone() };
-            self.client.lease(&lease).await
+            self.execution.client.lease(&lease).await
         }
 
         /// Lets what was begun end, for a while; what then still runs is stopped and given back.

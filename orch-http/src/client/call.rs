@@ -135,10 +135,20 @@ impl<'a> Call<'a> {
 
     /// Status and bytes of the answer.
     pub(super) async fn whole(self) -> Result<(StatusCode, Bytes)> {
-        let (response, doubtful) = (self.send().await?, self.doubtful());
-        let status = response.status();
-        let bytes = read(response, ANSWER_BYTES_MAX).await;
-        Ok((status, bytes.map_err(|error| if doubtful { lost(error) } else { error })?))
+        let mut left = TRIES;
+        loop {
+            let response = self.send().await?;
+            let status = response.status();
+            left -= 1;
+            match read(response, ANSWER_BYTES_MAX).await {
+                Ok(bytes) => return Ok((status, bytes)),
+                // An answer of which a part is missing is none.
+                Err(error) if error.is_retryable() && self.is_safe() && left > 0 => {
+                    tokio::time::sleep(REST).await;
+                }
+                Err(error) => return Err(if self.doubtful() { lost(error) } else { error }),
+            }
+        }
     }
 
     /// An answer that flows, for as long as it does.
@@ -152,8 +162,12 @@ impl<'a> Call<'a> {
         self.method != Method::GET
     }
 
+    /// Whether it may be sent again.
+    fn is_safe(&self) -> bool {
+        !self.doubtful() || self.key.is_some()
+    }
+
     async fn send(&self) -> Result<Response> {
-        let safe = self.method == Method::GET || self.key.is_some();
         let mut rest = REST;
         for left in (0..TRIES).rev() {
             let (error, wished) = match self.once().await {
@@ -168,7 +182,7 @@ impl<'a> Call<'a> {
                 }
                 Err(cause) => (self.unanswered(cause), None),
             };
-            if left == 0 || !safe {
+            if left == 0 || !self.is_safe() {
                 return Err(error);
             }
             tokio::time::sleep(wished.unwrap_or(rest).min(REST_MAX)).await;

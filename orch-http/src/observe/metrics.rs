@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use orch::engine::{AttemptEnded, AttemptOutcome, Observer, RunEnded, Stats};
+use orch::engine::{AttemptEnded, Observer, RunEnded, Stats};
 use orch::queue::Depth;
 use orch::{Orchestrator, TenantId, Timestamp};
 use prometheus_client::encoding::text::encode;
@@ -153,13 +153,7 @@ impl Engine {
     }
 
     fn attempt_ended(&self, tenants: &Tenants, ended: &AttemptEnded) {
-        let outcome = match ended.outcome {
-            AttemptOutcome::Succeeded => "succeeded",
-            AttemptOutcome::Failed => "failed",
-            AttemptOutcome::Lost => "lost",
-            AttemptOutcome::Parked => "parked",
-            AttemptOutcome::Cancelled => "cancelled",
-        };
+        let outcome = ended.outcome.as_str();
         self.attempts.get_or_create(&OfOutcome { outcome }).inc();
         self.attempt_duration.observe(ended.ended_at.since(ended.started_at).as_secs_f64());
         if ended.again {

@@ -200,13 +200,6 @@ fn recorded(traceparent: Option<&str>) -> Option<TraceParent> {
 impl Observer for Traces {
     fn attempt_ended(&self, ended: &AttemptEnded) {
         let Some(trace) = recorded(ended.traceparent.as_deref()) else { return };
-        let outcome = match ended.outcome {
-            AttemptOutcome::Succeeded => "succeeded",
-            AttemptOutcome::Failed => "failed",
-            AttemptOutcome::Lost => "lost",
-            AttemptOutcome::Parked => "parked",
-            AttemptOutcome::Cancelled => "cancelled",
-        };
         self.tell(Span {
             place: trace.below(attempt_span(ended.run.run, &ended.step, ended.attempt)),
             parent: Some(run_span(ended.run.run)),
@@ -221,7 +214,7 @@ impl Observer for Traces {
                 KeyValue::new("orch.run_id", ended.run.run.to_string()),
                 KeyValue::new("orch.step_id", ended.step.to_string()),
                 KeyValue::new("orch.attempt", i64::from(ended.attempt)),
-                KeyValue::new("orch.outcome", outcome),
+                KeyValue::new("orch.outcome", ended.outcome.as_str()),
             ],
             failed: !matches!(ended.outcome, AttemptOutcome::Succeeded | AttemptOutcome::Cancelled),
         });

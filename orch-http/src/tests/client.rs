@@ -168,6 +168,8 @@ async fn a_refusal_is_an_error_of_the_library_that_says_what_the_service_said() 
 #[derive(Clone, Default)]
 struct Losing {
     lose: Arc<AtomicBool>,
+    /// The head arrives, and the connection breaks off in the body.
+    late: bool,
     asked: Arc<AtomicUsize>,
 }
 
@@ -175,6 +177,10 @@ async fn lose(State(losing): State<Losing>, request: Request, next: Next) -> Res
     let response = next.run(request).await;
     losing.asked.fetch_add(1, Ordering::SeqCst);
     match losing.lose.swap(false, Ordering::SeqCst) {
+        true if losing.late => {
+            let broken = futures::stream::iter([Ok("{"), Err(std::io::Error::other("gone"))]);
+            Response::new(axum::body::Body::from_stream(broken))
+        }
         // What stands for a proxy whose connection broke off behind it.
         true => StatusCode::BAD_GATEWAY.into_response(),
         false => response,
@@ -183,17 +189,19 @@ async fn lose(State(losing): State<Losing>, request: Request, next: Next) -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_answer_got_lost_is_submitted_once() {
-    let service = Service::start().await;
-    let losing = Losing::default();
-    let router = service.router.clone().layer(from_fn_with_state(losing.clone(), lose));
-    let client = client_of(serve(router).await, FULL);
-    losing.lose.store(true, Ordering::SeqCst);
-    let submit = Submit::new(DagRef::Latest("hello".parse().unwrap()), json!({ "name": "you" }));
-    let submitted = client.submit(&submit).await.unwrap();
-    assert_eq!(losing.asked.load(Ordering::SeqCst), 2);
-    let runs = service.orch.runs(&me(), RunsQuery::all(tenant("acme"))).await.unwrap().runs;
-    assert_eq!(runs.iter().map(|row| row.run).collect::<Vec<_>>(), [submitted.run.run]);
-    service.orch.shutdown().await;
+    for late in [false, true] {
+        let service = Service::start().await;
+        let losing = Losing { late, ..Losing::default() };
+        let router = service.router.clone().layer(from_fn_with_state(losing.clone(), lose));
+        let client = client_of(serve(router).await, FULL);
+        losing.lose.store(true, Ordering::SeqCst);
+        let submit = Submit::new(DagRef::Latest("hello".parse().unwrap()), json!({ "name": "you" }));
+        let submitted = client.submit(&submit).await.unwrap();
+        assert_eq!(losing.asked.load(Ordering::SeqCst), 2, "{late}");
+        let runs = service.orch.runs(&me(), RunsQuery::all(tenant("acme"))).await.unwrap().runs;
+        assert_eq!(runs.iter().map(|row| row.run).collect::<Vec<_>>(), [submitted.run.run], "{late}");
+        service.orch.shutdown().await;
+    }
 }
 
 /// Alters what the service says about a run.
