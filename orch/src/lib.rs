@@ -98,7 +98,9 @@ pub mod trace;
 
 pub use artifact::Artifacts;
 pub use digest::Digest;
-pub use engine::{DagRef, Identity, Orchestrator, OrchestratorBuilder, Roles, Settings, Submit, Submitted};
+pub use engine::{
+    DagRef, Identity, Orchestrator, OrchestratorBuilder, Resubmit, Roles, Settings, Submit, Submitted,
+};
 pub use error::{Error, ErrorKind, Result};
 #[cfg(feature = "builtins")]
 pub use executor::Builtins;

@@ -101,6 +101,18 @@ pub fn is_baggage(text: &str) -> bool {
     !text.is_empty() && text.len() <= BAGGAGE_BYTES_MAX && text.bytes().all(visible)
 }
 
+/// Whether both can go along with a run.
+///
+/// # Errors
+/// `Invalid` for a trace context that is none, and for what is no baggage.
+pub fn check(traceparent: Option<&str>, baggage: Option<&str>) -> Result<()> {
+    traceparent.map(str::parse::<TraceParent>).transpose()?;
+    if baggage.is_some_and(|text| !is_baggage(text)) {
+        return Err(Error::invalid("baggage must hold 1 to 8192 visible ASCII characters"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use orch::engine::{DagRef, Submit};
+use orch::engine::{DagRef, Resubmit, Submit};
 use orch::ledger::StepStatus;
 use orch::planner::{HINT_CHECK, StepRef};
 use orch::proof::{Outside, PruneRuns, prune_runs};
@@ -308,7 +308,7 @@ impl Play {
             4 => ("retry", o.retry(&who, run, Vec::new()).await),
             5 => ("decide", self.decide(process, target, self.dice.chance(70)).await),
             6 => ("signal", o.signal(&who, run, "go", Payload::null()).await),
-            7 => ("replay", o.replay(&who, run).await.map(|submitted| submitted.run)),
+            7 => ("replay", o.replay(&who, run, Resubmit::default()).await.map(|submitted| submitted.run)),
             8 => return self.pry(process, target).await,
             _ => return self.prune(process, target).await,
         };
@@ -333,7 +333,7 @@ impl Play {
         observed.strange(&who.tenant, run, &o.inspect(&who, run).await);
         observed.strange(&who.tenant, run, &o.cancel(&who, run).await);
         observed.strange(&who.tenant, run, &o.signal(&who, run, "go", Payload::null()).await);
-        observed.strange(&who.tenant, run, &o.replay(&who, run).await);
+        observed.strange(&who.tenant, run, &o.replay(&who, run, Resubmit::default()).await);
         if let Ok(page) = o.runs(&who, RunsQuery::all(who.tenant.clone())).await {
             page.runs.iter().for_each(|row| observed.answered(&who.tenant, row));
         }

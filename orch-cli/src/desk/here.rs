@@ -4,7 +4,9 @@ use std::io::Write;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use orch::engine::{DagVersion, Identity, Orchestrator, PublishedDag, Submit, Submitted, VersionPlan};
+use orch::engine::{
+    DagVersion, Identity, Orchestrator, PublishedDag, Resubmit, Submit, Submitted, VersionPlan,
+};
 use orch::planner::Operation;
 use orch::proof::{self, Checkpoint, Manifest, PruneRuns, Scope, SigningKey, TakeCheckpoint};
 use orch::store::RunRow;
@@ -68,11 +70,11 @@ impl Desk for Here {
     }
 
     async fn replay(&self, run: RunId) -> Result<Submitted> {
-        self.orch.replay(&self.who, run).await
+        self.orch.replay(&self.who, run, Resubmit::default()).await
     }
 
     async fn rerun(&self, run: RunId, from: &StepId) -> Result<Submitted> {
-        self.orch.rerun(&self.who, run, from).await
+        self.orch.rerun(&self.who, run, from, Resubmit::default()).await
     }
 
     async fn artifact(&self, hash: &Digest) -> Result<Bytes> {

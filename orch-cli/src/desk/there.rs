@@ -5,7 +5,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use orch::engine::{DagVersion, Identity, PublishedDag, Submit, Submitted, VersionPlan};
+use orch::engine::{DagVersion, Identity, PublishedDag, Resubmit, Submit, Submitted, VersionPlan};
 use orch::planner::Operation;
 use orch::proof::{Checkpoint, Manifest, Scope, SigningKey};
 use orch::store::RunRow;
@@ -108,11 +108,11 @@ impl Desk for There {
     }
 
     async fn replay(&self, run: RunId) -> Result<Submitted> {
-        self.0.replay(run).await
+        self.0.replay(run, &Resubmit::default()).await
     }
 
     async fn rerun(&self, run: RunId, from: &StepId) -> Result<Submitted> {
-        self.0.rerun(run, from).await
+        self.0.rerun(run, from, &Resubmit::default()).await
     }
 
     async fn artifact(&self, hash: &Digest) -> Result<Bytes> {

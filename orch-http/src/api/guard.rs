@@ -12,7 +12,7 @@ use orch::{Identity, TenantId};
 
 use super::code::Code;
 use super::error::{ApiError, ApiResult, Detail};
-use super::idempotency::{self, Met};
+use super::idempotency::{self, Met, Named};
 use super::route::{Guard, RouteFacts};
 use super::trace::Trace;
 use crate::App;
@@ -26,8 +26,15 @@ pub(crate) struct Caller {
     pub(crate) who: Identity,
     pub(crate) principal: Arc<Principal>,
     pub(crate) trace: Trace,
-    /// Names the request for good, if it came with an idempotency key: done again, it makes the same run.
-    pub(crate) request: Option<String>,
+    /// Names the request for good, if it came with an idempotency key: done again, it makes the same.
+    pub(crate) request: Option<Named>,
+}
+
+impl Caller {
+    /// Names what the request starts, unless the request names it itself.
+    pub(crate) fn run_token(&self) -> Option<String> {
+        self.request.as_ref().map(|request| request.name.clone())
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -122,11 +129,11 @@ async fn once(
     next: Next,
 ) -> ApiResult<Response> {
     let path = request.uri().path().to_owned();
-    match idempotency::claim(app, caller, &path, request).await? {
+    match idempotency::claim(app, caller, &path, request, facts.endless).await? {
         Met::Answered(response) => Ok(response),
         Met::First(first) => {
             let (mut request, claim) = *first;
-            request.extensions_mut().insert(Caller { request: Some(claim.name()), ..caller.clone() });
+            request.extensions_mut().insert(Caller { request: Some(claim.named()), ..caller.clone() });
             let response = answer(app, facts, request, next).await;
             Ok(idempotency::keep(app, claim, response).await)
         }

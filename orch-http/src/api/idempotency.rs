@@ -3,6 +3,9 @@
 //! A key is good for its tenant, subject and path, for the day it is first used on and the day after. The first request claims it in the
 //! store and leaves its answer there; whoever comes meanwhile is told to wait. A claim whose process died is taken over
 //! after [`CLAIM`] and done again: a run that it started is then found, because the key names it.
+//!
+//! An answer that flows is not kept. Such a request is never under way: it is done each time, and its handler knows by
+//! [`Named`] what it has made of the first.
 
 use std::time::Duration;
 
@@ -59,23 +62,40 @@ pub(crate) enum Met {
     Answered(Response),
 }
 
+/// A request with a key, for good: the same however often it is done.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    /// When it was first asked for.
+    pub(crate) at: Timestamp,
+}
+
 /// The right to do a request.
 #[derive(Debug)]
 pub(crate) struct Claim {
     key: DocKey,
     version: u64,
     kept: Kept,
+    /// Whether the answer flows.
+    flows: bool,
+    /// Whether nobody has asked for this before.
+    first: bool,
 }
 
 impl Claim {
-    /// Names the request, however often it is done.
-    pub(crate) fn name(&self) -> String {
-        format!("idempotency/{}", self.key.key)
+    pub(crate) fn named(&self) -> Named {
+        Named { name: format!("idempotency/{}", self.key.key), at: self.kept.at }
     }
 }
 
 /// Claims the key of a request, or finds its answer.
-pub(crate) async fn claim(app: &App, caller: &Caller, path: &str, request: Request) -> ApiResult<Met> {
+pub(crate) async fn claim(
+    app: &App,
+    caller: &Caller,
+    path: &str,
+    request: Request,
+    flows: bool,
+) -> ApiResult<Met> {
     let wrong = || {
         ApiError::invalid_at(
             "Idempotency-Key:",
@@ -103,6 +123,13 @@ pub(crate) async fn claim(app: &App, caller: &Caller, path: &str, request: Reque
         }
         let (key, expect) = match known {
             None => (place(today), Expect::Absent),
+            Some((key, doc)) if flows => {
+                let (version, kept) = (doc.version, read(&doc, &kept)?);
+                return Ok(Met::First(Box::new((
+                    request,
+                    Claim { key, version, kept, flows, first: false },
+                ))));
+            }
             Some((key, doc)) => match look(&doc, &kept, now)? {
                 Some(answer) => return Ok(Met::Answered(answer)),
                 None => (key, Expect::Version(doc.version)),
@@ -111,7 +138,7 @@ pub(crate) async fn claim(app: &App, caller: &Caller, path: &str, request: Reque
         match app.orch.store().put_doc(&put(&key, expect, &kept)?).await {
             Ok(version) => {
                 clear(app, caller, today).await?;
-                return Ok(Met::First(Box::new((request, Claim { key, version, kept }))));
+                return Ok(Met::First(Box::new((request, Claim { key, version, kept, flows, first: true }))));
             }
             // Somebody else was faster.
             Err(error) if error.kind() == ErrorKind::Conflict => {}
@@ -136,14 +163,20 @@ fn put(key: &DocKey, expect: Expect, kept: &Kept) -> ApiResult<PutDoc> {
     Ok(PutDoc { key: key.clone(), expect, body: Some(body) })
 }
 
-/// The answer that was kept; nothing when the request is to be done (again).
-fn look(doc: &Doc, asked: &Kept, now: Timestamp) -> ApiResult<Option<Response>> {
+/// What is kept of the request that first had the key of this one.
+fn read(doc: &Doc, asked: &Kept) -> ApiResult<Kept> {
     let known: Kept = serde_json::from_str(&doc.body).map_err(|cause| {
         orch::Error::corrupt("an answer that was kept has another shape").caused_by(cause)
     })?;
     if known.body != asked.body {
         return Err(ApiError::new(Code::IdempotencyKeyReused, "this key was used with another body"));
     }
+    Ok(known)
+}
+
+/// The answer that was kept; nothing when the request is to be done (again).
+fn look(doc: &Doc, asked: &Kept, now: Timestamp) -> ApiResult<Option<Response>> {
+    let known = read(doc, asked)?;
     match known.answer {
         None if now.since(known.at) < CLAIM => Err(under_way()),
         None => Ok(None),
@@ -162,7 +195,7 @@ fn look(doc: &Doc, asked: &Kept, now: Timestamp) -> ApiResult<Option<Response>> 
 
 /// Keeps the answer of a request that was done. One that was refused or failed is not kept: it may be sent again.
 pub(crate) async fn keep(app: &App, claim: Claim, response: Response) -> Response {
-    let Claim { key, version, kept } = claim;
+    let Claim { key, version, kept, flows, first } = claim;
     // What may have happened keeps its claim: nobody does it again at once.
     let code = response.extensions().get::<ApiError>().map(|error| error.code);
     if matches!(code, Some(Code::Indeterminate | Code::RequestTimeout)) {
@@ -170,7 +203,12 @@ pub(crate) async fn keep(app: &App, claim: Claim, response: Response) -> Respons
     }
     // What was refused is refused anew, with the trace of whoever asks again; what failed here may go well then.
     if code.is_some() || response.status().is_server_error() {
-        release(app, &key, version).await;
+        if first {
+            release(app, &key, version).await;
+        }
+        return response;
+    }
+    if flows {
         return response;
     }
     let (parts, body) = response.into_parts();

@@ -188,10 +188,9 @@ impl Route {
         self
     }
 
-    /// Answers for as long as somebody listens. Such an answer is not kept for an idempotency key.
+    /// Answers for as long as somebody listens. Such an answer is not kept for an idempotency key: its handler makes it again.
     pub(crate) fn endless(mut self) -> Self {
         self.facts.endless = true;
-        self.facts.idempotent_by_key = false;
         self
     }
 }

@@ -1,4 +1,4 @@
-//! Signed tokens (JWS, RFC 7515) and the keys that verify them (JWK, RFC 7517), on ring.
+//! Signed tokens (JWS, RFC 7515) and the keys that verify them (JWK, RFC 7517), on ring; P-521, which it does not have, is RustCrypto's.
 //!
 //! No library of JSON Web Tokens chooses its cryptography per verifier: the choice is one for the whole process, and the
 //! process is the host's.
@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use p521::ecdsa::signature::Verifier as _;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ macro_rules! algorithms {
 algorithms! {
     Rs256 = "RS256", Rs384 = "RS384", Rs512 = "RS512",
     Ps256 = "PS256", Ps384 = "PS384", Ps512 = "PS512",
-    Es256 = "ES256", Es384 = "ES384", EdDsa = "EdDSA",
+    Es256 = "ES256", Es384 = "ES384", Es512 = "ES512", EdDsa = "EdDSA",
 }
 
 impl fmt::Display for Algorithm {
@@ -116,6 +117,7 @@ enum Material {
     /// A point in its uncompressed form.
     P256(Vec<u8>),
     P384(Vec<u8>),
+    P521(Box<p521::ecdsa::VerifyingKey>),
     Ed25519(Vec<u8>),
 }
 
@@ -135,6 +137,9 @@ impl Key {
             ("RSA", _) => Material::Rsa { n: bytes("n")?, e: bytes("e")? },
             ("EC", Some("P-256")) => Material::P256(point(32)?),
             ("EC", Some("P-384")) => Material::P384(point(48)?),
+            ("EC", Some("P-521")) => {
+                Material::P521(Box::new(p521::ecdsa::VerifyingKey::from_sec1_bytes(&point(66)?).ok()?))
+            }
             ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
             _ => return None,
         };
@@ -147,7 +152,7 @@ impl Key {
     }
 
     fn verifies(&self, algorithm: Algorithm, message: &[u8], signed: &[u8]) -> bool {
-        use Algorithm::{EdDsa, Es256, Es384, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+        use Algorithm::{EdDsa, Es256, Es384, Es512, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
         if self.algorithm.is_some_and(|own| own != algorithm) {
             return false;
         }
@@ -157,6 +162,8 @@ impl Key {
         match (&self.material, algorithm) {
             (Material::P256(key), Es256) => plain(&signature::ECDSA_P256_SHA256_FIXED, key),
             (Material::P384(key), Es384) => plain(&signature::ECDSA_P384_SHA384_FIXED, key),
+            (Material::P521(key), Es512) => p521::ecdsa::Signature::from_slice(signed)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
             (Material::Ed25519(key), EdDsa) => plain(&signature::ED25519, key),
             (Material::Rsa { n, e }, _) => {
                 let parameters = match algorithm {
@@ -166,11 +173,44 @@ impl Key {
                     Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
                     Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
                     Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-                    Es256 | Es384 | EdDsa => return false,
+                    Es256 | Es384 | Es512 | EdDsa => return false,
                 };
                 RsaPublicKeyComponents { n, e }.verify(parameters, message, signed).is_ok()
             }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// RFC 7515, appendix A.4.
+    const JWK: (&str, &str) = (
+        "AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+        "ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2",
+    );
+    const SIGNED: &str = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
+
+    #[test]
+    fn the_example_of_the_rfc_for_p_521_is_taken_and_nothing_near_it() {
+        let jwk = |x: &str, y: &str| Key::read(&json!({ "kty": "EC", "crv": "P-521", "x": x, "y": y }));
+        let key = jwk(JWK.0, JWK.1).unwrap();
+        let token = Unverified::read(SIGNED).unwrap();
+        assert_eq!(token.algorithm(), Some(Algorithm::Es512));
+        assert!(token.is_signed_by(&key, Algorithm::Es512));
+        assert!(!token.is_signed_by(&key, Algorithm::Es384));
+        for near in
+            [SIGNED.replace(".UGF5", ".UGF4"), SIGNED.replace("_Jn", "_In"), SIGNED.replace("O_Jn", "")]
+        {
+            assert!(!Unverified::read(&near).unwrap().is_signed_by(&key, Algorithm::Es512), "{near}");
+        }
+        // A signature of zeros; keys that are no points of the curve.
+        let zeros = format!("{}{}", &SIGNED[..SIGNED.rfind('.').unwrap() + 1], "A".repeat(176));
+        assert!(!Unverified::read(&zeros).unwrap().is_signed_by(&key, Algorithm::Es512));
+        assert!(jwk(JWK.1, JWK.0).is_none() && jwk(JWK.0, &JWK.1[4..]).is_none());
     }
 }

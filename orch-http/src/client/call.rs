@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
-use orch::{Error, ErrorKind, Result};
+use orch::{Error, ErrorKind, Result, trace};
 use reqwest::Response;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,8 @@ pub(super) struct Call<'a> {
     body: Option<(&'static str, Bytes)>,
     /// Makes it safe to send it again.
     key: Option<String>,
+    traceparent: Option<String>,
+    baggage: Option<String>,
     time: Duration,
 }
 
@@ -91,18 +93,23 @@ impl Client {
 
     /// Something to do, once.
     pub(super) fn post(&self, path: impl Into<String>) -> Call<'_> {
-        Call { key: Some(hex(draw::<16>())), ..self.post_unkeyed(path) }
-    }
-
-    /// Something to do that no key can name.
-    pub(super) fn post_unkeyed(&self, path: impl Into<String>) -> Call<'_> {
-        Call::new(self, Method::POST, path.into())
+        Call { key: Some(hex(draw::<16>())), ..Call::new(self, Method::POST, path.into()) }
     }
 }
 
 impl<'a> Call<'a> {
     fn new(client: &'a Client, method: Method, path: String) -> Self {
-        Self { client, method, path, query: Vec::new(), body: None, key: None, time: TIME }
+        Self {
+            client,
+            method,
+            path,
+            query: Vec::new(),
+            body: None,
+            key: None,
+            traceparent: None,
+            baggage: None,
+            time: TIME,
+        }
     }
 
     pub(super) fn query(mut self, name: &'static str, value: Option<impl fmt::Display>) -> Self {
@@ -116,6 +123,12 @@ impl<'a> Call<'a> {
 
     pub(super) fn bytes(self, media: &'static str, body: impl Into<Bytes>) -> Self {
         Self { body: Some((media, body.into())), ..self }
+    }
+
+    /// Where it belongs, and what goes along with what it starts: headers of W3C Trace Context and W3C Baggage.
+    pub(super) fn traced(self, traceparent: Option<&str>, baggage: Option<&str>) -> Result<Self> {
+        trace::check(traceparent, baggage)?;
+        Ok(Self { traceparent: traceparent.map(str::to_owned), baggage: baggage.map(str::to_owned), ..self })
     }
 
     /// What the request itself asks to wait for is added to its time.
@@ -204,8 +217,12 @@ impl<'a> Call<'a> {
         if let Some((media, body)) = &self.body {
             request = request.header(CONTENT_TYPE, *media).body(body.clone());
         }
-        if let Some(key) = &self.key {
-            request = request.header("idempotency-key", key);
+        let named =
+            [("idempotency-key", &self.key), ("traceparent", &self.traceparent), ("baggage", &self.baggage)];
+        for (name, value) in named {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
         request.send().await
     }

@@ -37,7 +37,7 @@ impl Client {
     pub async fn export(&self, run: Option<RunId>, writer: &mut (dyn Write + Send)) -> Result<Manifest> {
         let mut body = json!({});
         said(&mut body, "runId", run);
-        let mut response = self.post_unkeyed("/exports").json(&body).flow().await?;
+        let mut response = self.post("/exports").json(&body).flow().await?;
         let id = response.headers().get("x-export-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let id = id.ok_or_else(|| Error::corrupt("the export has no name"))?;
         let broken =

@@ -1,16 +1,17 @@
 //! Runs: started, steered, told, repeated.
 
-use orch::engine::{DagRef, Submit, Submitted};
+use orch::engine::{DagRef, Resubmit, Submit, Submitted};
 use orch::planner::Operation;
 use orch::{Digest, Error, Result, RunId, RunRow, StepId};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Client;
 use super::call::said;
 use crate::resources::runs::{RunView, Started};
 
 impl Client {
-    /// Submits a run of a published DAG. Durable once answered. The trace context of the submission is the service's to give.
+    /// Submits a run of a published DAG. Durable once answered. The run belongs to the trace that the submission names; its
+    /// parent is the request.
     ///
     /// # Errors
     /// As [`Orchestrator::submit`](orch::Orchestrator::submit); `Unsupported` for a DAG that is not published.
@@ -26,7 +27,9 @@ impl Client {
         said(&mut body, "version", version);
         said(&mut body, "runToken", submit.run_token.as_ref());
         said(&mut body, "rationale", submit.rationale.as_ref());
-        self.post("/runs").json(&body).answer::<Started>().await.map(Into::into)
+        let (traceparent, baggage) = (submit.traceparent.as_deref(), submit.baggage.as_deref());
+        let call = self.post("/runs").json(&body).traced(traceparent, baggage)?;
+        call.answer::<Started>().await.map(Into::into)
     }
 
     /// Has something done to a run.
@@ -56,17 +59,22 @@ impl Client {
     ///
     /// # Errors
     /// As [`Orchestrator::replay`](orch::Orchestrator::replay).
-    pub async fn replay(&self, run: RunId) -> Result<Submitted> {
-        self.post(format!("/runs/{run}:replay")).answer::<Started>().await.map(Into::into)
+    pub async fn replay(&self, run: RunId, along: &Resubmit) -> Result<Submitted> {
+        self.again(format!("/runs/{run}:replay"), json!({}), along).await
     }
 
     /// Submits a new run of the same plan with the same inputs that begins at `from`.
     ///
     /// # Errors
     /// As [`Orchestrator::rerun`](orch::Orchestrator::rerun).
-    pub async fn rerun(&self, run: RunId, from: &StepId) -> Result<Submitted> {
-        let call = self.post(format!("/runs/{run}:rerun")).json(&json!({ "from": from }));
-        call.answer::<Started>().await.map(Into::into)
+    pub async fn rerun(&self, run: RunId, from: &StepId, along: &Resubmit) -> Result<Submitted> {
+        self.again(format!("/runs/{run}:rerun"), json!({ "from": from }), along).await
+    }
+
+    async fn again(&self, path: String, mut body: Value, along: &Resubmit) -> Result<Submitted> {
+        said(&mut body, "runToken", along.run_token.as_ref());
+        let (traceparent, baggage) = (along.traceparent.as_deref(), along.baggage.as_deref());
+        self.post(path).json(&body).traced(traceparent, baggage)?.answer::<Started>().await.map(Into::into)
     }
 
     /// The bytes whose digest is `hash`, verified here.

@@ -11,10 +11,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{Stream, unfold};
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use orch::proof::{self, Counts, Manifest};
 use orch::store::{Doc, DocKey, DocsQuery, Expect, PutDoc};
-use orch::{Digest, RunId, TenantId, Timestamp};
+use orch::{Digest, RunId, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -25,6 +25,7 @@ use crate::App;
 use crate::api::code::Code;
 use crate::api::count::Entered;
 use crate::api::forget::forget;
+use crate::api::idempotency::{Named, REPLAYED};
 use crate::api::page::{self, Page};
 use crate::api::path::parameter;
 use crate::api::route::NDJSON;
@@ -48,7 +49,7 @@ const EXPORT_ID: HeaderName = HeaderName::from_static("x-export-id");
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::post("/exports", "export", Guard::Scope(Scope::Admin), export)
-            .says("Every entry of the tenant, or of one run, as NDJSON, each line exactly the hashed bytes. `X-Export-Id` and `Location` name its manifest, which is there once the last line was handed over.")
+            .says("Every entry of the tenant, or of one run, as NDJSON, each line exactly the hashed bytes. `X-Export-Id` and `Location` name its manifest, which is there once the last line was handed over. Asked again with its `Idempotency-Key`, it is the same export: broken off, it is made anew; handed over whole, it is the same bytes.")
             .takes::<AskExport>()
             .like(r#"{}"#)
             .gives_as(StatusCode::OK, NDJSON, None)
@@ -149,11 +150,16 @@ async fn export(
     let target = asked.run_id.map_or_else(|| "tenant".to_owned(), |run| format!("run/{run}"));
     app.orch.audit(&caller.who, "ledger.export", target, &json!({})).await?;
     let now = app.orch.now();
-    // In the order of time, and guessed by nobody.
-    let id = format!("{:016x}-{}", now.as_micros(), hex(draw::<8>()));
+    let id = id(caller.request.as_ref(), now);
+    let key = DocKey { tenant: caller.who.tenant, kind: KIND, key: id.clone() };
+    let handed_over = match caller.request {
+        Some(_) => app.orch.store().doc(&key).await?.as_ref().and_then(read),
+        None => None,
+    };
+    let replayed = handed_over.is_some();
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (whole, ended) = oneshot::channel();
-    let job = Job { app, tenant: caller.who.tenant, run: asked.run_id, id: id.clone(), now, _place: place };
+    let job = Job { app, run: asked.run_id, key, handed_over, now, _place: place };
     tokio::task::spawn_blocking(move || {
         if tokio::runtime::Handle::current().block_on(job.run(sender)) {
             // Nobody listens where the client has gone.
@@ -163,7 +169,20 @@ async fn export(
     let pieces = pieces(receiver, ended);
     let location = format!("{}/exports/{id}", crate::BASE);
     let headers = [(header::CONTENT_TYPE, NDJSON.to_owned()), (header::LOCATION, location), (EXPORT_ID, id)];
-    Ok((headers, HttpBody::from_stream(pieces)).into_response())
+    let mut response = (headers, HttpBody::from_stream(pieces)).into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// Names an export, in the order of time: always the same for one that was asked for with a key.
+fn id(asked: Option<&Named>, now: Timestamp) -> String {
+    let (at, name) = match asked {
+        Some(Named { name, at }) => (*at, Digest::of(name).to_string().split_off(48)),
+        None => (now, hex(draw::<8>())),
+    };
+    format!("{:016x}-{name}", at.as_micros())
 }
 
 /// What is handed over, piece by piece. Unless it is said that this was the whole, the end is an error: the connection
@@ -184,9 +203,11 @@ fn pieces(
 /// An export under way.
 struct Job {
     app: App,
-    tenant: TenantId,
     run: Option<RunId>,
-    id: String,
+    /// Where its manifest goes.
+    key: DocKey,
+    /// What it came to when it was asked for before.
+    handed_over: Option<Manifest>,
     now: Timestamp,
     _place: Entered,
 }
@@ -198,7 +219,7 @@ impl Job {
         let ended = self.hand_over(sender).await;
         ended
             .inspect_err(
-                |error| tracing::warn!(tenant = %self.tenant, %error, "an export did not come to its end"),
+                |error| tracing::warn!(tenant = %self.key.tenant, %error, "an export did not come to its end"),
             )
             .is_ok()
     }
@@ -206,11 +227,20 @@ impl Job {
     async fn hand_over(&self, sender: mpsc::Sender<Bytes>) -> orch::Result<()> {
         let store = self.app.orch.store().as_ref();
         let mut writer = Pieces { sender, piece: BytesMut::with_capacity(PIECE) };
-        let manifest = proof::export(store, &self.tenant, self.run, self.now, &mut writer).await?;
+        let made = match &self.handed_over {
+            Some(manifest) => {
+                proof::export_again(store, manifest, &mut writer).await?;
+                None
+            }
+            None => Some(proof::export(store, &self.key.tenant, self.run, self.now, &mut writer).await?),
+        };
         writer
             .flush()
             .map_err(|cause| orch::Error::unavailable("the last piece was not taken").caused_by(cause))?;
-        keep(&self.app, &self.tenant, &self.id, &manifest).await
+        match made {
+            Some(manifest) => keep(&self.app, &self.key, &manifest).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -235,20 +265,21 @@ impl Write for Pieces {
         }
         let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone, or takes nothing");
-        let sent = self.sender.send_timeout(piece, PATIENCE);
+        // Whoever waits here never comes back to a runtime that could grant another share of its time.
+        let sent = tokio::task::unconstrained(self.sender.send_timeout(piece, PATIENCE));
         futures::executor::block_on(sent).map_err(|_| gone())
     }
 }
 
-async fn keep(app: &App, tenant: &TenantId, id: &str, manifest: &Manifest) -> orch::Result<()> {
+/// Of two that were asked for with one key at once, the first that is whole counts; the other breaks off.
+async fn keep(app: &App, key: &DocKey, manifest: &Manifest) -> orch::Result<()> {
     let body = serde_json::to_string(manifest)
         .map_err(|cause| orch::Error::internal("a manifest is no json").caused_by(cause))?;
-    let key = DocKey { tenant: tenant.clone(), kind: KIND, key: id.to_owned() };
-    app.orch.store().put_doc(&PutDoc { key, expect: Expect::Absent, body: Some(body) }).await?;
+    app.orch.store().put_doc(&PutDoc { key: key.clone(), expect: Expect::Absent, body: Some(body) }).await?;
     let now = app.orch.now();
     let old = |doc: &Doc| read(doc).is_none_or(|manifest| now.since(manifest.created_at) > KEPT);
     // The manifest is there, whatever becomes of old ones.
-    if let Err(error) = forget(app.orch.store().as_ref(), tenant, KIND, None, old).await {
+    if let Err(error) = forget(app.orch.store().as_ref(), &key.tenant, KIND, None, old).await {
         tracing::debug!(%error, "old manifests were not cleared away");
     }
     Ok(())

@@ -5,14 +5,14 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use orch::engine::{DagRef, Submit};
+use orch::engine::{DagRef, Submit, Submitted};
 use orch::planner::{RunState, StepRef};
 use orch::{Dag, Orchestrator, QueueName, RunId, RunStatus, StepId, StepStatus, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::runs::millis;
+use super::runs::{ReplayRun, millis};
 use crate::App;
 use crate::api::code::Code;
 use crate::api::error::Detail;
@@ -39,8 +39,11 @@ pub(super) fn routes() -> Vec<Route> {
             .may(&[Code::NotFound]),
         Route::post("/jobs/{runId}:replay", "replayJob", Guard::Scope(Scope::Operate), replay)
             .says("Submit the same job again, with the same payload.")
+            .takes::<ReplayRun>()
+            .like(r#"{"runToken":"once more"}"#)
             .gives::<JobView>(StatusCode::CREATED)
-            .may(&[Code::NotFound]),
+            .gives::<JobView>(StatusCode::OK)
+            .may(&[Code::NotFound, Code::Conflict]),
     ]
 }
 
@@ -203,15 +206,18 @@ async fn submit(
 ) -> ApiResult<Answer<JobView>> {
     let dag = job.dag(&app.orch)?;
     let submit = Submit {
-        run_token: job.run_token.or_else(|| caller.request.clone()),
+        run_token: job.run_token.or_else(|| caller.run_token()),
         priority: job.priority,
         rationale: job.rationale,
         traceparent: Some(caller.trace.parent()),
         baggage: caller.trace.baggage.clone(),
         ..Submit::new(DagRef::Unpublished(Box::new(dag)), json!({ "payload": job.payload }))
     };
-    let submitted = app.orch.submit(&caller.who, submit).await?;
-    let view = look(&app, &caller, submitted.run.run).await?;
+    submitted(&app, &caller, app.orch.submit(&caller.who, submit).await?).await
+}
+
+async fn submitted(app: &App, caller: &Caller, submitted: Submitted) -> ApiResult<Answer<JobView>> {
+    let view = look(app, caller, submitted.run.run).await?;
     Ok(if submitted.new { Answer::created(view) } else { Answer::ok(view) })
 }
 
@@ -219,8 +225,13 @@ async fn get(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiR
     look(&app, &caller, run).await.map(Answer::ok)
 }
 
-async fn replay(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiResult<Answer<JobView>> {
+async fn replay(
+    State(app): State<App>,
+    caller: Caller,
+    At(run): At<RunId>,
+    Body(body): Body<ReplayRun>,
+) -> ApiResult<Answer<JobView>> {
     look(&app, &caller, run).await?;
-    let submitted = app.orch.replay(&caller.who, run).await?;
-    look(&app, &caller, submitted.run.run).await.map(Answer::created)
+    let again = app.orch.replay(&caller.who, run, body.along(&caller)).await?;
+    submitted(&app, &caller, again).await
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use http::StatusCode;
-use orch::engine::{DagRef, Submit, Submitted};
+use orch::engine::{DagRef, Resubmit, Submit, Submitted};
 use orch::ledger::Head;
 use orch::store::{ParentStep, RunsQuery};
 use orch::{DagId, RunId, RunRow, RunStatus, StepId, StepKey, Timestamp};
@@ -21,8 +21,10 @@ const OPERATE: Guard = Guard::Scope(Scope::Operate);
 
 pub(super) fn routes() -> Vec<Route> {
     let action = |route: Route| route.gives::<RunView>(StatusCode::OK).may(&[Code::NotFound, Code::Refused]);
-    let again =
-        |route: Route| route.gives::<Started>(StatusCode::CREATED).may(&[Code::NotFound, Code::Refused]);
+    let again = |route: Route| {
+        let route = route.gives::<Started>(StatusCode::CREATED).gives::<Started>(StatusCode::OK);
+        route.may(&[Code::NotFound, Code::Refused, Code::Conflict])
+    };
     vec![
         Route::post("/runs", "startRun", Guard::Scope(Scope::Write), start)
             .says("Start a run of a published DAG. With a `runToken`, the same token, DAG and inputs are one run however often they are sent.")
@@ -53,7 +55,9 @@ pub(super) fn routes() -> Vec<Route> {
             .takes::<RetryRun>()
             .like(r#"{"steps":["job"]}"#),
         again(Route::post("/runs/{runId}:replay", "replayRun", OPERATE, replay))
-            .says("Start a new run of the same plan with the same inputs."),
+            .says("Start a new run of the same plan with the same inputs.")
+            .takes::<ReplayRun>()
+            .like(r#"{"runToken":"once more"}"#),
         again(Route::post("/runs/{runId}:rerun", "rerunRun", OPERATE, rerun))
             .says("Start a new run that begins at a step: what had succeeded and is not downstream of it keeps its output.")
             .takes::<RerunRun>()
@@ -342,7 +346,7 @@ async fn start(
     let StartRun { dag_id, version, inputs, run_token, priority, rationale } = body;
     let dag = version
         .map_or_else(|| DagRef::Latest(dag_id.clone()), |version| DagRef::Version(dag_id.clone(), version));
-    let (traceparent, run_token) = (Some(caller.trace.parent()), run_token.or(caller.request));
+    let (traceparent, run_token) = (Some(caller.trace.parent()), run_token.or_else(|| caller.run_token()));
     let baggage = caller.trace.baggage;
     let submit = Submit { dag, inputs, run_token, priority, rationale, traceparent, baggage };
     Ok(Started::answer(app.orch.submit(&caller.who, submit).await?))
@@ -409,8 +413,37 @@ async fn retry(
     Ok(Answer::ok(app.orch.retry(&caller.who, run, body.steps).await?.into()))
 }
 
-async fn replay(State(app): State<App>, caller: Caller, At(run): At<RunId>) -> ApiResult<Answer<Started>> {
-    Ok(Started::answer(app.orch.replay(&caller.who, run).await?))
+/// What is to be said of a replay.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct ReplayRun {
+    /// Names the new run: asked again with the same token, it is the same run.
+    #[schemars(length(min = 1, max = 1024))]
+    run_token: Option<String>,
+}
+
+impl ReplayRun {
+    /// What goes along with the new run.
+    pub(super) fn along(self, caller: &Caller) -> Resubmit {
+        along(self.run_token, caller)
+    }
+}
+
+fn along(run_token: Option<String>, caller: &Caller) -> Resubmit {
+    Resubmit {
+        run_token: run_token.or_else(|| caller.run_token()),
+        traceparent: Some(caller.trace.parent()),
+        baggage: caller.trace.baggage.clone(),
+    }
+}
+
+async fn replay(
+    State(app): State<App>,
+    caller: Caller,
+    At(run): At<RunId>,
+    Body(body): Body<ReplayRun>,
+) -> ApiResult<Answer<Started>> {
+    Ok(Started::answer(app.orch.replay(&caller.who, run, body.along(&caller)).await?))
 }
 
 /// Where a rerun begins.
@@ -420,6 +453,9 @@ struct RerunRun {
     /// The step that runs again, with everything downstream of it.
     #[schemars(with = "schema::Slug")]
     from: StepId,
+    /// Names the new run: asked again with the same token, it is the same run.
+    #[schemars(length(min = 1, max = 1024))]
+    run_token: Option<String>,
 }
 
 async fn rerun(
@@ -428,5 +464,6 @@ async fn rerun(
     At(run): At<RunId>,
     Body(body): Body<RerunRun>,
 ) -> ApiResult<Answer<Started>> {
-    Ok(Started::answer(app.orch.rerun(&caller.who, run, &body.from).await?))
+    let along = along(body.run_token, &caller);
+    Ok(Started::answer(app.orch.rerun(&caller.who, run, &body.from, along).await?))
 }

@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Method, StatusCode};
 use orch::{Clock as _, SystemClock};
-use ring::rand::SystemRandom;
+use p521::ecdsa::signature::Signer as _;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
 use serde_json::{Value, json};
 
@@ -19,7 +20,8 @@ const ISSUER: &str = "https://authority.example";
 /// A key pair that signs tokens.
 enum Signer {
     Ed25519(Ed25519KeyPair),
-    P256(EcdsaKeyPair),
+    Ec(&'static str, EcdsaKeyPair),
+    P521(p521::ecdsa::SigningKey),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -30,9 +32,22 @@ impl Signer {
     }
 
     fn p256() -> Self {
-        let kind = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        Self::ec("P-256", &signature::ECDSA_P256_SHA256_FIXED_SIGNING)
+    }
+
+    fn p384() -> Self {
+        Self::ec("P-384", &signature::ECDSA_P384_SHA384_FIXED_SIGNING)
+    }
+
+    fn ec(curve: &'static str, kind: &'static signature::EcdsaSigningAlgorithm) -> Self {
         let document = EcdsaKeyPair::generate_pkcs8(kind, &SystemRandom::new()).unwrap();
-        Self::P256(EcdsaKeyPair::from_pkcs8(kind, document.as_ref(), &SystemRandom::new()).unwrap())
+        Self::Ec(curve, EcdsaKeyPair::from_pkcs8(kind, document.as_ref(), &SystemRandom::new()).unwrap())
+    }
+
+    fn p521() -> Self {
+        let mut scalar = [0; 66];
+        SystemRandom::new().fill(&mut scalar[2..]).unwrap();
+        Self::P521(p521::ecdsa::SigningKey::from_slice(&scalar).unwrap())
     }
 
     fn rsa() -> Self {
@@ -44,14 +59,16 @@ impl Signer {
 
     fn jwk(&self, kid: &str) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let ec = |curve: &str, point: &[u8]| {
+            let (x, y) = point.split_at(point.len() / 2);
+            json!({ "kty": "EC", "crv": curve, "kid": kid, "x": text(x), "y": text(y) })
+        };
         match self {
             Self::Ed25519(key) => {
                 json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": text(key.public_key().as_ref()) })
             }
-            Self::P256(key) => {
-                let point = &key.public_key().as_ref()[1..];
-                json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": text(&point[..32]), "y": text(&point[32..]) })
-            }
+            Self::Ec(curve, key) => ec(curve, &key.public_key().as_ref()[1..]),
+            Self::P521(key) => ec("P-521", &key.verifying_key().to_sec1_point(false).as_bytes()[1..]),
             Self::Rsa(key) => {
                 let public: ring::rsa::PublicKeyComponents<Vec<u8>> = key.public().into();
                 json!({ "kty": "RSA", "kid": kid, "n": text(&public.n), "e": text(&public.e), "use": "sig" })
@@ -63,7 +80,11 @@ impl Signer {
         let random = SystemRandom::new();
         match self {
             Self::Ed25519(key) => key.sign(message).as_ref().to_vec(),
-            Self::P256(key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::Ec(_, key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::P521(key) => {
+                let signature: p521::ecdsa::Signature = key.sign(message);
+                signature.to_bytes().to_vec()
+            }
             Self::Rsa(key) => {
                 let padding: &dyn signature::RsaEncoding = match alg {
                     "PS256" => &signature::RSA_PSS_SHA256,
@@ -134,12 +155,21 @@ async fn status(service: &Service, token: &str) -> StatusCode {
 
 #[tokio::test]
 async fn tokens_of_every_kind_of_key_are_taken_and_speak_for_their_tenants_only() {
-    let (ed, ec, rsa) = (Signer::ed25519(), Signer::p256(), Signer::rsa());
-    let keys = Keys::new(&[ed.jwk("ed"), ec.jwk("ec"), rsa.jwk("rsa")]);
-    let service = service(keys.issuer()).await;
-    for (signer, alg, kid) in
-        [(&ed, "EdDSA", "ed"), (&ec, "ES256", "ec"), (&rsa, "RS256", "rsa"), (&rsa, "PS256", "rsa")]
-    {
+    let (ed, rsa) = (Signer::ed25519(), Signer::rsa());
+    let (p256, p384, p521) = (Signer::p256(), Signer::p384(), Signer::p521());
+    let ec = [p256.jwk("p256"), p384.jwk("p384"), p521.jwk("p521")];
+    let keys = Keys::new(&[&[ed.jwk("ed"), rsa.jwk("rsa")], &ec[..]].concat());
+    let mut issuer = keys.issuer();
+    issuer["algorithms"] = json!(Algorithm::ALL);
+    let service = service(issuer).await;
+    for (signer, alg, kid) in [
+        (&ed, "EdDSA", "ed"),
+        (&p256, "ES256", "p256"),
+        (&p384, "ES384", "p384"),
+        (&p521, "ES512", "p521"),
+        (&rsa, "RS256", "rsa"),
+        (&rsa, "PS256", "rsa"),
+    ] {
         let token = signer.token(&header(alg, kid), &claims());
         assert_eq!(status(&service, &token).await, StatusCode::OK, "{alg}");
         let other = service.send(ask(Method::GET, "/runs", Some(&token), Some("umbrella"), None)).await;

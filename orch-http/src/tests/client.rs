@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use orch::engine::{DagRef, Lease, Roles, Submit};
+use orch::engine::{DagRef, Lease, Resubmit, Roles, Submit};
 use orch::executor::Outcome;
 use orch::planner::Operation;
 use orch::proof::{self, Scope, VerifyOptions};
@@ -78,9 +78,20 @@ async fn what_a_client_does_and_reads_is_what_the_orchestrator_has() {
     assert_eq!(client.submit(&submit).await.unwrap_err().kind(), ErrorKind::Refused);
     client.set_disabled(&dag.id, 1, false).await.unwrap();
 
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned();
+    let (traceparent, baggage) = (Some(traceparent), Some("user=alice".to_owned()));
+    let submit = Submit { traceparent: traceparent.clone(), baggage: baggage.clone(), ..submit };
     let submitted = client.submit(&submit).await.unwrap();
     let run = submitted.run.run;
     assert!(submitted.new);
+    let carried = async |run| {
+        let created = service.orch.inspect(&me(), run).await.unwrap().created.clone();
+        created.traceparent.unwrap().contains("0af7651916cd43dd8448eb211c80319c")
+            && created.baggage.as_deref() == Some("user=alice")
+    };
+    assert!(carried(run).await);
+    let unfit = Submit { baggage: Some("a=\n".to_owned()), ..submit.clone() };
+    assert_eq!(client.submit(&unfit).await.unwrap_err().kind(), ErrorKind::Invalid);
     let operate = async |operation: Operation| client.operate(run, &operation).await.unwrap();
     assert_eq!(operate(Operation::Pause).await.status, orch::RunStatus::Paused);
     operate(Operation::Resume).await;
@@ -122,11 +133,14 @@ async fn what_a_client_does_and_reads_is_what_the_orchestrator_has() {
         (reader.inspect(&me(), run).await.unwrap(), service.orch.inspect(&me(), run).await.unwrap());
     assert_eq!((theirs.head, theirs.row()), (ours.head, ours.row()));
 
-    let again = client.replay(run).await.unwrap();
+    let along = Resubmit { run_token: Some("once".to_owned()), traceparent, baggage };
+    let again = client.replay(run, &along).await.unwrap();
     assert_eq!((again.new, again.run.replay_of), (true, Some(run)));
+    let twice = client.replay(run, &along).await.unwrap();
+    assert!((twice.new, twice.run.run) == (false, again.run.run) && carried(again.run.run).await);
     client.operate(again.run.run, &Operation::Cancel).await.unwrap();
     let hello = rows.iter().find(|row| row.parent.is_some()).unwrap().run;
-    client.rerun(hello, &"shout".parse().unwrap()).await.unwrap();
+    client.rerun(hello, &"shout".parse().unwrap(), &Resubmit::default()).await.unwrap();
     let taken = client.checkpoint(Scope::All).await.unwrap().unwrap();
     assert!(taken.heads().any(|(_, named)| named.stream == orch::ledger::Stream::Run(run)));
     let report = proof::verify_store(&client, &tenant("acme"), &VerifyOptions::default()).await.unwrap();
@@ -156,7 +170,8 @@ async fn a_refusal_is_an_error_of_the_library_that_says_what_the_service_said() 
     let wrong = client.submit(&submit).await.unwrap_err();
     assert!(wrong.kind() == ErrorKind::Invalid && wrong.to_string().contains("/inputs/name"), "{wrong}");
     for token in [STRANGER, "nobody's"] {
-        let denied = client_of(server.clone(), token).replay(nowhere).await.unwrap_err();
+        let denied =
+            client_of(server.clone(), token).replay(nowhere, &Resubmit::default()).await.unwrap_err();
         assert!(denied.kind() == ErrorKind::Refused && Refusal::of(&denied).unwrap().is_denial());
     }
     let gone = client_of("http://127.0.0.1:1".to_owned(), FULL).lease(&Lease::of("w", ["scan"])).await;

@@ -30,7 +30,8 @@ async fn lease(service: &Service) -> Leased {
 async fn prepared(service: &Service, operation: &str, path: &str) -> String {
     let ended = async |run: &str| service.orch.wait(&who(), run.parse().unwrap()).await.unwrap();
     let (name, value) = match operation {
-        "rerunRun" => {
+        "replayJob" => ("{runId}", run(service, "/jobs", json!({ "jobType": "scan" })).await),
+        "replayRun" | "rerunRun" => {
             let order = json!({ "dagId": "hello", "inputs": { "name": "me" } });
             let run = run(service, "/runs", order).await;
             ended(&run).await;

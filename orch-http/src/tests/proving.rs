@@ -88,6 +88,41 @@ async fn t1_a_manifest_is_of_its_tenant_and_there_only_when_the_client_took_ever
     assert_eq!(service.get(&path).await.status, StatusCode::NOT_FOUND);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_is_asked_for_again_with_its_key_is_the_same_export() {
+    let service = Service::start().await;
+    for number in 0..300 {
+        run(&service, &format!("{number}{}", "x".repeat(8_000))).await;
+    }
+    let asked = |body: Value| {
+        let mut request = ask(Method::POST, "/exports", Some(FULL), Some("acme"), Some(body));
+        request.headers_mut().insert("idempotency-key", "nightly".parse().unwrap());
+        request
+    };
+    // The connection breaks, and the record grows meanwhile.
+    let broken = service.router.clone().oneshot(asked(json!({}))).await.unwrap();
+    let id = broken.headers()["x-export-id"].clone();
+    broken.into_body().into_data_stream().next().await.unwrap().unwrap();
+    run(&service, "meanwhile").await;
+    let whole = service.send(asked(json!({}))).await;
+    assert_eq!((&whole.headers["x-export-id"], whole.headers.get("idempotent-replayed")), (&id, None));
+    assert!(whole.text.contains("meanwhile"));
+    let path = format!("/exports/{}", id.to_str().unwrap());
+    let manifest = service.get(&path).await.expect(StatusCode::OK);
+    run(&service, "afterwards").await;
+    let again = service.send(asked(json!({}))).await;
+    assert_eq!(again.headers["x-export-id"], id);
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    assert!(again.text == whole.text, "{} and {} bytes", again.text.len(), whole.text.len());
+    assert_eq!(service.get(&path).await.expect(StatusCode::OK), manifest);
+    let listed = service.get("/exports").await.expect(StatusCode::OK);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    // The record has left each time.
+    assert_eq!(service.get("/audit").await.text.matches("ledger.export").count(), 3);
+    let other = service.send(asked(json!({ "runId": run(&service, "one").await }))).await;
+    assert_eq!((other.status, other.code()), (StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED"));
+}
+
 #[tokio::test]
 async fn a_checkpoint_is_signed_and_finds_what_was_taken_out_afterwards() {
     let seed = "2a".repeat(32);

@@ -87,8 +87,12 @@ const CALLER: &str = "b7ad6b7169203331";
 
 /// Starts a run as a caller that records its trace, or does not, or has none.
 async fn start(service: &Service, dag: &str, flags: Option<&str>) -> orch::RunId {
-    let body = json!({ "dagId": dag, "inputs": {} });
-    let mut request = ask(Method::POST, "/runs", Some(FULL), Some("acme"), Some(body));
+    started(service, "/runs", json!({ "dagId": dag, "inputs": {} }), flags).await
+}
+
+/// The run that a request starts.
+async fn started(service: &Service, path: &str, body: Value, flags: Option<&str>) -> orch::RunId {
+    let mut request = ask(Method::POST, path, Some(FULL), Some("acme"), Some(body));
     let headers = request.headers_mut();
     if let Some(flags) = flags {
         headers.insert("traceparent", format!("00-{TRACE}-{CALLER}-{flags}").parse().unwrap());
@@ -145,6 +149,29 @@ async fn a_trace_goes_from_the_caller_over_request_run_and_attempt_to_the_task_a
     assert_eq!(lease["traceparent"], of(run, "works", 1));
     assert_eq!(lease["baggage"], "user=alice,tier=gold;p=1");
     assert_ne!(of(run, "fails", 1), of(run, "fails", 2));
+    service.orch.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_and_a_rerun_go_on_in_the_trace_of_their_caller_with_its_baggage() {
+    let (service, traces, kept) = traced(0.0).await;
+    let who = orch::Identity::new(tenant("acme"), "reader");
+    let first = start(&service, "below", None).await;
+    service.orch.wait(&who, first).await.unwrap();
+    let mut again = Vec::new();
+    for (action, body) in [("replay", json!({})), ("rerun", json!({ "from": "tells" }))] {
+        let run = started(&service, &format!("/runs/{first}:{action}"), body, Some("01")).await;
+        service.orch.wait(&who, run).await.unwrap();
+        let created = service.orch.inspect(&who, run).await.unwrap().created.clone();
+        assert_eq!(created.baggage.as_deref(), Some("user=alice,tier=gold;p=1"), "{action}");
+        again.push(run);
+    }
+    traces.finish().await;
+    let spans = kept.named("orchestrator.run");
+    for run in again {
+        let own = spans.iter().find(|span| span.span_context.span_id().to_bytes() == run_span(run)).unwrap();
+        assert_eq!(own.span_context.trace_id().to_string(), TRACE);
+    }
     service.orch.shutdown().await;
 }
 

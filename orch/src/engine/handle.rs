@@ -10,7 +10,7 @@ use super::change::{Answer, Change};
 use super::core::Core;
 use super::dags::{self, DagVersion, PublishedDag, VersionPlan};
 use super::health::Failures;
-use super::submit::{self, Submit, Submitted, TEXT_BYTES_MAX};
+use super::submit::{self, Resubmit, Submit, Submitted, TEXT_BYTES_MAX};
 use super::watch::RunEvents;
 use super::{audit, load};
 use crate::artifact::Artifacts;
@@ -315,24 +315,30 @@ impl Orchestrator {
     /// hashes of the two step by step to see whether they did the same.
     ///
     /// # Errors
-    /// As [`Orchestrator::submit`].
-    pub async fn replay(&self, who: &Identity, run: RunId) -> Result<Submitted> {
+    /// As [`Orchestrator::submit`]; `Conflict` for a run token that names a run which is no replay of this one.
+    pub async fn replay(&self, who: &Identity, run: RunId, along: Resubmit) -> Result<Submitted> {
         self.run(who, run).await?;
         who.check()?;
         audit::record(&self.core, who, "run.replay", format!("run/{run}"), &json!({})).await?;
-        submit::replay(&self.core, who, run).await
+        submit::replay(&self.core, who, run, along).await
     }
 
     /// Submits a new run of the same plan with the same inputs that begins at `from`: what had succeeded and is not
     /// downstream of it keeps its earlier output. What had failed runs again, and so does what needs it.
     ///
     /// # Errors
-    /// As [`Orchestrator::submit`], and `NotFound` for a step the run does not have.
-    pub async fn rerun(&self, who: &Identity, run: RunId, from: &StepId) -> Result<Submitted> {
+    /// As [`Orchestrator::replay`], and `NotFound` for a step the run does not have.
+    pub async fn rerun(
+        &self,
+        who: &Identity,
+        run: RunId,
+        from: &StepId,
+        along: Resubmit,
+    ) -> Result<Submitted> {
         self.run(who, run).await?;
         who.check()?;
         audit::record(&self.core, who, "run.rerun", format!("run/{run}"), &json!({ "from": from })).await?;
-        submit::rerun(&self.core, who, run, from).await
+        submit::rerun(&self.core, who, run, from, along).await
     }
 
     /// Records an action of the host in the tenant's audit stream, before the host does it.

@@ -41,5 +41,5 @@ pub use health::Failures;
 pub use lease::{Lease, LeaseToken, Leased, Renewed};
 pub use observe::{AttemptEnded, AttemptOutcome, Observer, RunEnded};
 pub use settings::{Roles, Settings};
-pub use submit::{DagRef, Submit, Submitted};
+pub use submit::{DagRef, Resubmit, Submit, Submitted};
 pub use watch::RunEvents;

@@ -17,7 +17,7 @@ use crate::payload::Payload;
 use crate::planner::{Plan, RunState, SharedPlan};
 use crate::spec::{Dag, InputProblems, InputSchema, Uses};
 use crate::store::RunRow;
-use crate::trace::{TraceParent, is_baggage};
+use crate::trace::{self, TraceParent};
 
 /// The longest run token, rationale, actor and reason, in bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 1_024;
@@ -62,6 +62,17 @@ impl Submit {
     }
 }
 
+/// What goes along with a run that is submitted again, as a replay or a rerun.
+#[derive(Clone, Debug, Default)]
+pub struct Resubmit {
+    /// Names the new run: asked again with the same token, it is the same run. Without one, every call makes another.
+    pub run_token: Option<String>,
+    /// As in [`Submit`]: the trace of the first run is not gone on with.
+    pub traceparent: Option<String>,
+    /// As in [`Submit`].
+    pub baggage: Option<String>,
+}
+
 /// A submitted run.
 #[derive(Clone, Debug)]
 pub struct Submitted {
@@ -102,14 +113,25 @@ async fn published(
 }
 
 /// A new run of the same plan with the same inputs.
-pub(super) async fn replay(core: &Arc<Core>, who: &Identity, run: RunId) -> Result<Submitted> {
+pub(super) async fn replay(
+    core: &Arc<Core>,
+    who: &Identity,
+    run: RunId,
+    along: Resubmit,
+) -> Result<Submitted> {
     let state = load::state(core, &RunKey { tenant: who.tenant.clone(), run }).await?;
-    again(core, who, &state, Vec::new()).await
+    again(core, who, &state, along, Vec::new()).await
 }
 
 /// A new run of the same plan with the same inputs, in which everything that is not downstream of `from` keeps its
 /// earlier output.
-pub(super) async fn rerun(core: &Arc<Core>, who: &Identity, run: RunId, from: &StepId) -> Result<Submitted> {
+pub(super) async fn rerun(
+    core: &Arc<Core>,
+    who: &Identity,
+    run: RunId,
+    from: &StepId,
+    along: Resubmit,
+) -> Result<Submitted> {
     let state = load::state(core, &RunKey { tenant: who.tenant.clone(), run }).await?;
     let position = state.plan.position(from.as_str());
     let position = position.ok_or_else(|| Error::not_found("the run has no such step").with("step", from))?;
@@ -126,26 +148,33 @@ pub(super) async fn rerun(core: &Arc<Core>, who: &Identity, run: RunId, from: &S
             Some((key.clone(), output, ReusedFrom { run, step: key }))
         })
         .collect();
-    again(core, who, &state, reused).await
+    again(core, who, &state, along, reused).await
 }
 
 async fn again(
     core: &Arc<Core>,
     who: &Identity,
     state: &RunState,
+    along: Resubmit,
     reused: Vec<(StepKey, Payload, ReusedFrom)>,
 ) -> Result<Submitted> {
     let submit = Submit {
         dag: DagRef::Latest(state.created.dag_id.clone()),
         inputs: state.created.inputs.to_value(),
-        run_token: None,
+        run_token: along.run_token,
         priority: state.created.priority,
         rationale: who.reason.clone(),
-        traceparent: None,
-        baggage: None,
+        traceparent: along.traceparent,
+        baggage: along.baggage,
     };
     let origin = Origin { replay_of: Some(state.key.run), reused };
-    create(core, who, Arc::clone(&state.plan), state.created.dag_version, submit, origin).await
+    let plan = Arc::clone(&state.plan);
+    let submitted = create(core, who, plan, state.created.dag_version, submit, origin).await?;
+    if submitted.run.replay_of != Some(state.key.run) {
+        return Err(Error::conflict("the run token names a run that is none of this one's replays")
+            .with("run", submitted.run.run));
+    }
+    Ok(submitted)
 }
 
 async fn create(
@@ -200,13 +229,7 @@ fn check_texts(submit: &Submit) -> Result<()> {
             Error::invalid("priority must lie between -1000 and 1000").with("priority", submit.priority)
         );
     }
-    if let Some(text) = &submit.traceparent {
-        text.parse::<TraceParent>()?;
-    }
-    if submit.baggage.as_deref().is_some_and(|text| !is_baggage(text)) {
-        return Err(Error::invalid("baggage must hold 1 to 8192 visible ASCII characters"));
-    }
-    Ok(())
+    trace::check(submit.traceparent.as_deref(), submit.baggage.as_deref())
 }
 
 /// A process that works must be able to execute what it accepts; otherwise the run would wait for ever. What workers do

@@ -1,7 +1,7 @@
 //! Exports: every entry of a tenant or of one run as NDJSON, each line exactly the hashed bytes.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,8 @@ struct Source {
     dag: Option<DagId>,
     lines: VecDeque<(Timestamp, String)>,
     read: u64,
+    /// The last entry that belongs to the export.
+    until: u64,
     more: bool,
     at: Timestamp,
     head: Head,
@@ -92,10 +94,53 @@ pub async fn export(
     now: Timestamp,
     writer: &mut (dyn Write + Send),
 ) -> Result<Manifest> {
-    let mut waiting = match run {
-        Some(run) => one(store, tenant, run).await?,
-        None => all(store, tenant).await?,
-    };
+    merge(store, tenant, places(store, tenant, run).await?, |_| u64::MAX, writer)
+        .await?
+        .finish(tenant, run, now)
+}
+
+/// Writes what an export held once more, byte for byte, however much has been appended since.
+///
+/// # Errors
+/// `NotFound` when part of it has been pruned since, `Corrupt` when it has been altered: both are known only once everything was written.
+/// `Unavailable` when the writer fails, and what the store answers.
+pub async fn export_again(
+    store: &dyn Store,
+    manifest: &Manifest,
+    writer: &mut (dyn Write + Send),
+) -> Result<()> {
+    let heads: HashMap<Stream, u64> =
+        manifest.heads.iter().map(|named| (named.stream, named.head.seq)).collect();
+    let mut waiting = places(store, &manifest.tenant, manifest.run).await?;
+    waiting.retain(|(_, _, stream)| heads.contains_key(stream));
+    let until = |stream| heads.get(&stream).copied().unwrap_or_default();
+    let out = merge(store, &manifest.tenant, waiting, until, writer).await?;
+    let again = out.finish(&manifest.tenant, manifest.run, manifest.created_at)?;
+    match again.sha256 == manifest.sha256 {
+        true => Ok(()),
+        false if again.counts.entries < manifest.counts.entries => {
+            Err(Error::not_found("part of what was exported has been pruned since"))
+        }
+        false => Err(Error::corrupt("what was exported has been altered since")),
+    }
+}
+
+/// The streams that an export holds, and where each begins.
+async fn places(store: &dyn Store, tenant: &TenantId, run: Option<RunId>) -> Result<Vec<Place>> {
+    match run {
+        Some(run) => one(store, tenant, run).await,
+        None => all(store, tenant).await,
+    }
+}
+
+/// Writes streams in the order of an export, each as far as `until` says.
+async fn merge<'a>(
+    store: &dyn Store,
+    tenant: &TenantId,
+    mut waiting: Vec<Place>,
+    until: impl Fn(Stream) -> u64,
+    writer: &'a mut (dyn Write + Send),
+) -> Result<Out<'a>> {
     waiting.sort_unstable_by(|a, b| b.cmp(a));
     let mut out = Out { writer, hasher: Sha256::new(), counts: Counts::default(), heads: Vec::new() };
     let mut sources: Vec<Option<Source>> = Vec::new();
@@ -106,9 +151,9 @@ pub async fn export(
             waiting.pop_if(|next| heap.peek().is_none_or(|Reverse((top, _))| next.0 <= top.0))
         {
             let (_, dag, stream) = next;
-            let at = Timestamp::EPOCH;
+            let (at, until) = (Timestamp::EPOCH, until(stream));
             let lines = VecDeque::new();
-            let mut source = Source { stream, dag, lines, read: 0, more: true, at, head: Head::EMPTY };
+            let mut source = Source { stream, dag, lines, read: 0, until, more: true, at, head: Head::EMPTY };
             source.fill(store, tenant).await?;
             if let Some(place) = source.place() {
                 heap.push(Reverse((place, sources.len())));
@@ -130,7 +175,7 @@ pub async fn export(
             }
         }
     }
-    out.finish(tenant, run, now)
+    Ok(out)
 }
 
 async fn one(store: &dyn Store, tenant: &TenantId, run: RunId) -> Result<Vec<Place>> {
@@ -160,8 +205,9 @@ impl Source {
             return Ok(());
         }
         let page = read_page(store, tenant, self.stream, self.read, BUFFER).await?;
-        (self.read, self.more) = (page.last, page.more() && !page.lines.is_empty());
-        for line in page.lines.lines() {
+        let wanted = self.until.saturating_sub(self.read);
+        (self.read, self.more) = (page.last, page.more() && !page.lines.is_empty() && page.last < self.until);
+        for line in page.lines.lines().take(usize::try_from(wanted).unwrap_or(usize::MAX)) {
             let when: When = serde_json::from_str(line).map_err(|cause| {
                 Error::corrupt("not a ledger entry").with("stream", self.stream).caused_by(cause)
             })?;

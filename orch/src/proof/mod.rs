@@ -22,7 +22,7 @@ mod verify;
 pub use append::append;
 pub use checkpoint::{Checkpoint, PublicKey, Scope, SigningKey, TakeCheckpoint, take_checkpoint};
 pub use compare::{StepComparison, compare};
-pub use export::{Counts, Manifest, export};
+pub use export::{Counts, Manifest, export, export_again};
 pub use observed::{Observed, Outside};
 pub use prune::{PruneRuns, ended_before, prune_runs};
 pub use stream::{Problem, StreamVerifier};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use orch::engine::{Roles, Settings};
+use orch::engine::{Resubmit, Roles, Settings};
 use orch::ledger::{RunStatus, StepStatus};
 use orch::store::MemoryStore;
 use orch::{Clock, ErrorKind, Timestamp};
@@ -145,6 +145,8 @@ async fn roles_are_kept_to() {
     assert_eq!(step(&state(&front, run).await, "nap").status, StepStatus::Waiting);
     let _sweeper = world.member().settings(only(false, true, false)).start().unwrap();
     assert_eq!(ended(&front, run).await.status, RunStatus::Completed);
+    let refused = worker.replay(&who(), run, Resubmit::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Refused);
 }
 
 /// A clock that can be made to jump.

@@ -1,6 +1,7 @@
 //! Trying again: retry, replay, rerun.
 
 use orch::ErrorKind;
+use orch::engine::Resubmit;
 use orch::executor::Failure;
 use orch::ledger::{RunStatus, StepStatus};
 use serde_json::{Value, json};
@@ -72,13 +73,40 @@ async fn a_replay_is_a_new_run_with_the_same_plan_inputs_and_outputs() {
     let orchestrator = witness.watch(builder()).start().unwrap();
     let steps = "  - { id: a, uses: fn/act, with: { value: 7 } }\n  - { id: b, uses: fn/act, needs: [a], with: { value: \"${{ steps.a.output }}\" } }\n";
     let first = run(&orchestrator, dag(steps)).await;
-    let replay = orchestrator.replay(&who(), first.run).await.unwrap();
+    let replay = orchestrator.replay(&who(), first.run, Resubmit::default()).await.unwrap();
     assert!(replay.new && replay.run.replay_of == Some(first.run));
     let second = ended(&orchestrator, replay.run.run).await;
     assert_eq!((second.plan_hash, second.inputs_hash), (first.plan_hash, first.inputs_hash));
     assert_eq!((second.outputs_hash, witness.total()), (first.outputs_hash, 4));
-    let missing = orchestrator.replay(&stranger(), first.run).await.unwrap_err();
+    let missing = orchestrator.replay(&stranger(), first.run, Resubmit::default()).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_with_a_token_is_one_run_in_the_trace_of_whoever_asked_first() {
+    let orchestrator = builder().start().unwrap();
+    let first = run(&orchestrator, dag("  - { id: a, uses: fn/echo }\n")).await.run;
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let along = |token: &str| Resubmit {
+        run_token: Some(token.to_owned()),
+        traceparent: Some(traceparent.to_owned()),
+        baggage: Some("user=alice".to_owned()),
+    };
+    let replay = orchestrator.replay(&who(), first, along("again")).await.unwrap();
+    let created = orchestrator.inspect(&who(), replay.run.run).await.unwrap().created.clone();
+    assert_eq!(
+        (created.traceparent.as_deref(), created.baggage.as_deref()),
+        (Some(traceparent), Some("user=alice"))
+    );
+    let twice = orchestrator.replay(&who(), first, along("again")).await.unwrap();
+    assert_eq!((twice.new, twice.run.run), (false, replay.run.run));
+    let rerun = orchestrator.rerun(&who(), first, &"a".parse().unwrap(), along("from a")).await.unwrap();
+    assert!(rerun.new && rerun.run.run != replay.run.run);
+    // The token names a replay of another run.
+    let other = orchestrator.replay(&who(), replay.run.run, along("again")).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::Conflict);
+    let bad = Resubmit { baggage: Some("a=\n".to_owned()), ..Resubmit::default() };
+    assert_eq!(orchestrator.replay(&who(), first, bad).await.unwrap_err().kind(), ErrorKind::Invalid);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,14 +120,18 @@ async fn a_rerun_executes_what_is_downstream_only() {
   - { id: c, uses: fn/act, needs: [b], with: { value: "${{ steps.b.output }}" } }
 "#;
     let first = run(&orchestrator, dag(steps)).await;
-    let rerun = orchestrator.rerun(&who(), first.run, &"b".parse().unwrap()).await.unwrap();
+    let rerun =
+        orchestrator.rerun(&who(), first.run, &"b".parse().unwrap(), Resubmit::default()).await.unwrap();
     let second = ended(&orchestrator, rerun.run.run).await;
     assert_eq!(second.status, RunStatus::Completed, "{second:?}");
     let counts = ["a", "each[0]", "b", "c"].map(|step| witness.executions(step));
     assert_eq!(counts, [1, 1, 2, 2]);
     let state = check(&orchestrator, second.run).await;
     assert_eq!(state.outputs()["c"].get(), &json!([7, [1, 2]]));
-    let missing = orchestrator.rerun(&who(), first.run, &"nope".parse().unwrap()).await.unwrap_err();
+    let missing = orchestrator
+        .rerun(&who(), first.run, &"nope".parse().unwrap(), Resubmit::default())
+        .await
+        .unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
@@ -114,7 +146,8 @@ async fn a_rerun_takes_over_what_ran_beside_a_skipped_step() {
   - { id: d, uses: fn/act, needs: [c], with: { value: "${{ steps.c.output }}" } }
 "#;
     let first = run(&orchestrator, dag(steps)).await;
-    let rerun = orchestrator.rerun(&who(), first.run, &"d".parse().unwrap()).await.unwrap();
+    let rerun =
+        orchestrator.rerun(&who(), first.run, &"d".parse().unwrap(), Resubmit::default()).await.unwrap();
     assert_eq!(ended(&orchestrator, rerun.run.run).await.status, RunStatus::Completed);
     let state = check(&orchestrator, rerun.run.run).await;
     assert_eq!(state.outputs()["d"].get(), &json!(3));
@@ -133,7 +166,8 @@ async fn a_rerun_asks_no_gate_again_that_it_takes_over() {
     until(&orchestrator, first, "gate", StepStatus::Waiting).await;
     orchestrator.decide(&who(), first, key("gate"), true).await.unwrap();
     ended(&orchestrator, first).await;
-    let rerun = orchestrator.rerun(&who(), first, &"z".parse().unwrap()).await.unwrap().run.run;
+    let rerun =
+        orchestrator.rerun(&who(), first, &"z".parse().unwrap(), Resubmit::default()).await.unwrap().run.run;
     assert_eq!(ended(&orchestrator, rerun).await.status, RunStatus::Completed);
     let state = check(&orchestrator, rerun).await;
     assert_eq!(state.outputs()["z"].get(), &json!(who().actor));
@@ -151,7 +185,12 @@ async fn a_rerun_runs_again_what_waited_for_a_failure() {
   - { id: z, uses: fn/act }
 "#;
     let first = run(&orchestrator, dag(steps)).await;
-    let rerun = orchestrator.rerun(&who(), first.run, &"z".parse().unwrap()).await.unwrap().run.run;
+    let rerun = orchestrator
+        .rerun(&who(), first.run, &"z".parse().unwrap(), Resubmit::default())
+        .await
+        .unwrap()
+        .run
+        .run;
     assert_eq!(ended(&orchestrator, rerun).await.status, RunStatus::Failed);
     check(&orchestrator, rerun).await;
     assert_eq!(["a", "after", "z"].map(|step| witness.executions(step)), [1, 2, 2]);

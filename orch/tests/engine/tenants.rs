@@ -1,6 +1,6 @@
 //! T1: another tenant's data does not exist.
 
-use orch::engine::{DagRef, Submit};
+use orch::engine::{DagRef, Resubmit, Submit};
 use orch::ledger::{RunStatus, StepStatus};
 use orch::store::RunsQuery;
 use orch::{Error, ErrorKind, Payload};
@@ -27,8 +27,8 @@ async fn t1_no_method_touches_or_reveals_another_tenants_run() {
         o.retry(&them, run, vec![]).await.unwrap_err(),
         o.decide(&them, run, key("gate"), true).await.unwrap_err(),
         o.signal(&them, run, "go", Payload::null()).await.unwrap_err(),
-        o.replay(&them, run).await.unwrap_err(),
-        o.rerun(&them, run, &"a".parse().unwrap()).await.unwrap_err(),
+        o.replay(&them, run, Resubmit::default()).await.unwrap_err(),
+        o.rerun(&them, run, &"a".parse().unwrap(), Resubmit::default()).await.unwrap_err(),
     ];
     for error in refusals {
         assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use orch::engine::{DagRef, Identity, Orchestrator, OrchestratorBuilder, Settings, Submit};
+use orch::engine::{DagRef, Identity, Orchestrator, OrchestratorBuilder, Resubmit, Settings, Submit};
 use orch::executor::{Failure, LogStream, StepContext};
 use orch::ledger::{Event, Stream};
 use orch::proof::{PruneRuns, Scope, SigningKey, TakeCheckpoint, prune_runs, take_checkpoint};
@@ -291,7 +291,11 @@ steps:
         first = first.or(Some(run));
     }
     let why = who("bob").because("the end was wrong");
-    let rerun = life.orchestrator.rerun(&why, first.unwrap(), &"z".parse().unwrap()).await.unwrap();
+    let rerun = life
+        .orchestrator
+        .rerun(&why, first.unwrap(), &"z".parse().unwrap(), Resubmit::default())
+        .await
+        .unwrap();
     life.ended(rerun.run.run).await;
     kept.insert("rerun".into(), life.lines(Stream::Run(rerun.run.run)).await);
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ErrorKind;
 use crate::digest::Digest;
 
 async fn full() -> (MemoryStore, Vec<Sim>) {
@@ -47,6 +48,29 @@ async fn an_export_holds_every_line_as_it_was_hashed_in_order_of_time_dag_and_ru
     assert_eq!(report.entries, manifest.counts.entries);
     let text = serde_json::to_string(&manifest).unwrap();
     assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+}
+
+#[tokio::test]
+async fn an_export_can_be_written_again_as_long_as_nothing_of_it_is_gone() {
+    let (store, sims) = full().await;
+    let (file, manifest) = exported(&store, None).await;
+    let again = async |manifest: &Manifest| {
+        let mut file = Vec::new();
+        let written = export_again(&store, manifest, &mut file).await;
+        (String::from_utf8(file).unwrap(), written.map_err(|error| error.kind()))
+    };
+    for _ in 0..70 {
+        audit(&store, "dag.publish").await;
+    }
+    checkpoint(&store, Scope::All).await.unwrap();
+    assert_ne!(exported(&store, None).await.1.sha256, manifest.sha256);
+    assert_eq!(again(&manifest).await, (file.clone(), Ok(())));
+    let other = Manifest { sha256: Digest::of("other"), ..manifest.clone() };
+    assert_eq!(again(&other).await, (file, Err(ErrorKind::Corrupt)));
+    let one = exported(&store, Some(sims[0].state.key.run)).await.1;
+    prune_them(&store, vec![sims[0].state.key.run]).await;
+    assert_eq!(again(&manifest).await.1, Err(ErrorKind::NotFound));
+    assert_eq!(again(&one).await.1, Err(ErrorKind::NotFound));
 }
 
 #[tokio::test]
