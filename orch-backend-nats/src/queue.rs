@@ -310,7 +310,7 @@ impl Queue for NatsQueue {
             match self.catch_up().await {
                 Err(error) if deliveries.is_empty() => return Err(error),
                 // What was leased must not get lost with the error.
-                Err(_) => return Ok(Claimed { deliveries, next_at: None }),
+                Err(_) => return Ok(Claimed { deliveries, ..Claimed::default() }),
                 Ok(()) => {}
             }
             for pick in lost {
@@ -333,12 +333,12 @@ impl Queue for NatsQueue {
                 }
             };
             if raced.is_empty() {
-                return Ok(Claimed { deliveries, next_at: picked.next_at });
+                return Ok(Claimed { deliveries, next_at: picked.next_at, more: false });
             }
             lost = raced;
         }
         // Others are faster again and again: there is something to come again for at once.
-        Ok(Claimed { deliveries, next_at: Some(claim.now) })
+        Ok(Claimed { deliveries, next_at: Some(claim.now), more: false })
     }
 
     async fn renew(

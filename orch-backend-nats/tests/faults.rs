@@ -281,7 +281,7 @@ async fn a_full_stream_takes_no_more_and_lets_what_is_there_be_done() {
     assert!(claimed.deliveries.len() >= pushed, "all are leased though there is no room");
     let tokens: Vec<_> = claimed.deliveries.iter().map(|delivery| delivery.token.clone()).collect();
     assert!(queue.renew(&tokens, at(99), at(1)).await.unwrap().iter().all(Result::is_ok));
-    let half = Claimed { deliveries: claimed.deliveries[..pushed / 2].to_vec(), next_at: None };
+    let half = Claimed { deliveries: claimed.deliveries[..pushed / 2].to_vec(), ..Claimed::default() };
     assert!(queue.settle(&done(half), at(2)).await.unwrap().iter().all(Result::is_ok));
     let back: Vec<_> =
         tokens[pushed / 2..].iter().map(|token| Settle::release(token.clone(), at(3))).collect();

@@ -1,7 +1,8 @@
 -- Leases the first items of a tenant. KEYS: the tenant's queue. ARGV: now, end of the lease, how many, name of the claim,
 -- then the asked queues; none means all.
--- Answers the next instant at which something becomes ready or comes back (or nothing), whether the tenant has any item
--- at all, then queue, place and count of each leased item.
+-- Answers the next instant at which something becomes ready or comes back (or nothing), how full the tenant's queue is (0
+-- without any item at all, 2 when more is ready although fewer than asked for are leased), then queue, place and count of
+-- each leased item.
 local q, now, until_, wanted, name = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 -- Values in one call; Lua has no room for more than some thousands.
 local MANY = 1000
@@ -80,26 +81,42 @@ end
 if #ARGV == 4 then
   queues = redis.call('SMEMBERS', q .. ':queues')
 end
--- The first places of each queue, merged, and the queue of each. Ready items that are not, for a clock that is behind, are
--- passed over.
-local first, queue_of, size = {}, {}, 0
+-- The first places of each queue, merged, one more than asked for, and the queue of each. Ready items that are not, for a
+-- clock that is behind, are passed over.
+local first, queue_of, size, most = {}, {}, 0, wanted > 0 and wanted + 1 or 0
 for _, queue in ipairs(queues) do
   local found, from, page = 0, 0, nil
   repeat
-    page = redis.call('ZRANGE', q .. ':ready:' .. queue, from, from + wanted - 1)
+    page = redis.call('ZRANGE', q .. ':ready:' .. queue, from, from + most - 1)
     for _, place in ipairs(page) do
-      if found < wanted and string.sub(place, 9, 24) <= now then
+      if found < most and string.sub(place, 9, 24) <= now then
         found, size = found + 1, size + 1
         first[size], queue_of[place] = place, queue
       end
     end
-    from = from + wanted
-  until wanted == 0 or found == wanted or #page < wanted
+    from = from + most
+  until most == 0 or found == most or #page < most
 end
 if #queues > 1 then
   table.sort(first, precedes)
 end
-local answer, answered = { '', redis.call('EXISTS', q .. ':items') }, 2
+-- What became ready together in one run is not divided between two claims, as long as that leaves half of what was asked
+-- for: two workers would only get into each other's way.
+local function together(place)
+  local space = string.find(place, ' ', 25, true)
+  return string.sub(place, 1, space + 32)
+end
+local fullness = redis.call('EXISTS', q .. ':items')
+if size > wanted then
+  local whole, run = wanted, together(first[wanted + 1])
+  while whole > 0 and together(first[whole]) == run do
+    whole = whole - 1
+  end
+  if whole < wanted and whole * 2 >= wanted then
+    wanted, fullness = whole, 2
+  end
+end
+local answer, answered = { '', fullness }, 2
 for from = 1, math.min(wanted, size), MANY do
   local last = math.min(from + MANY - 1, wanted, size)
   local ids, taken, leased, items, n = {}, {}, {}, {}, 0

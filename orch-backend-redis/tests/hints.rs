@@ -160,3 +160,30 @@ async fn a_closed_queue_says_so_whatever_it_was_told_before() {
         assert_eq!(waited.unwrap_err().kind(), ErrorKind::Closed);
     }
 }
+
+#[tokio::test]
+async fn what_became_ready_together_in_one_run_is_not_divided_unless_little_is_left() {
+    let Some((_server, queue)) = start().await else { return };
+    let run = |run: u32, step: u32| Item {
+        run: format!("{run:032x}").parse().unwrap(),
+        plan_index: step,
+        ..item("t", &format!("s{step}"), 5)
+    };
+    let items: Vec<_> = (0..4).flat_map(|r| (0..4).map(move |step| run(r, step))).collect();
+    queue.push(&items).await.unwrap();
+    let ask = |limit| Claim {
+        worker: orch::WorkerId::new("w"),
+        queues: None,
+        tenants: None,
+        limit,
+        lease: Duration::from_secs(30),
+        now: at(10),
+    };
+    let mut left = items.into_iter();
+    for (limit, given, more) in [(6, 4, true), (3, 3, false), (2, 1, true), (8, 8, false)] {
+        let claimed = queue.claim(&ask(limit)).await.unwrap();
+        let got: Vec<_> = claimed.deliveries.into_iter().map(|delivery| delivery.item).collect();
+        assert_eq!(got, left.by_ref().take(given).collect::<Vec<_>>(), "of {limit}");
+        assert_eq!(claimed.more, more, "of {limit}");
+    }
+}

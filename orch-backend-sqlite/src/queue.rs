@@ -197,7 +197,7 @@ impl Queue for SqliteQueue {
         if self.shared.idle.load(Ordering::Relaxed)
             && let (false, next_at) = self.look(claim).await?
         {
-            return Ok(Claimed { deliveries: Vec::new(), next_at });
+            return Ok(Claimed { next_at, ..Claimed::default() });
         }
         let take = Take { claim: claim.clone(), shared: Arc::clone(&self.shared) };
         let claimed = self.database.writer()?.change(take).await?;

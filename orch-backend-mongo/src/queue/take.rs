@@ -95,7 +95,7 @@ impl Inner {
             self.tidy(&empty).await?;
         }
         let end = deliveries.first().map(|delivery| delivery.lease_until);
-        Ok(Claimed { deliveries, next_at: next_at.into_iter().chain(end).min() })
+        Ok(Claimed { deliveries, next_at: next_at.into_iter().chain(end).min(), more: false })
     }
 
     /// The segments, the asked lanes in which anything waits, and when something becomes ready.

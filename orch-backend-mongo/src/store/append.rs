@@ -60,7 +60,10 @@ impl Plan<'_> {
             } else {
                 before.and_then(|known| known.row_after)
             },
-            place: self.row.map(Place::of).or_else(|| before.and_then(|known| known.place.clone())),
+            place: match self.is_told() {
+                true => before.and_then(|known| known.place.clone()),
+                false => self.row.map(Place::of),
+            },
         }
     }
 
@@ -93,11 +96,16 @@ impl Plan<'_> {
         Place::of(row).must_be_told_before(before.place.as_ref()).then(|| place::will_move(row, after))
     }
 
+    /// Whether the listings say already what they are to say.
+    fn is_told(&self) -> bool {
+        let listed = self.before.as_ref().and_then(|before| before.place.as_ref());
+        self.row.is_none_or(|row| listed.is_some_and(|listed| listed.says(&Place::of(row))))
+    }
+
     /// What the listings must be told afterwards.
     fn told_after<'p>(&'p self, known: &Known) -> Option<(&'p Self, Document)> {
         let row = self.row?;
-        let same = self.before.as_ref().is_some_and(|before| before.place.as_ref() == Some(&Place::of(row)));
-        (!same || self.moved).then(|| (self, place::stands(row, known, false)))
+        (!self.is_told() || self.moved).then(|| (self, place::stands(row, known, false)))
     }
 }
 

@@ -11,7 +11,9 @@ use super::Inner;
 use super::chunk::{Chunk, ROUNDS, chunk_id, first_of, last_of, name_of};
 use crate::indexes::APPENDS;
 
-/// Requests of one command: at most three queries each, and one for all first chunks.
+/// Requests of one command that reads tails: one range each.
+const TAILS: usize = 256;
+/// Requests of one command that reads pages: at most three queries each, and one for all first chunks.
 const REQUESTS: usize = 33;
 
 /// What was found of a stream.
@@ -24,8 +26,17 @@ struct Found {
 }
 
 impl Inner {
+    /// Most readers want all that follows what they have: one range of keys. What that does not answer is read page by
+    /// page.
     pub(super) async fn entries(&self, requests: &[EntriesRequest]) -> Result<Vec<EntriesPage>> {
         let mut pages: Vec<Option<EntriesPage>> = requests.iter().map(|_| None).collect();
+        let (begun, whole): (Vec<_>, Vec<_>) = (0..requests.len()).partition(|at| requests[*at].after > 0);
+        for part in whole.chunks(TAILS).chain(begun.chunks(TAILS)) {
+            let asked: Vec<_> = part.iter().map(|at| &requests[*at]).collect();
+            for (at, page) in part.iter().zip(self.tails(&asked).await?) {
+                pages[*at] = page;
+            }
+        }
         for _ in 0..ROUNDS {
             let left: Vec<usize> = (0..requests.len()).filter(|at| pages[*at].is_none()).collect();
             for part in left.chunks(REQUESTS) {
@@ -37,6 +48,55 @@ impl Inner {
         }
         let pruned = || Error::unavailable("stream is being pruned");
         pages.into_iter().map(|page| page.ok_or_else(pruned)).collect()
+    }
+
+    /// Reads what follows the entries asked for, where that begins with a chunk and the page has room for all of it. Leaves
+    /// the other pages out: of streams in which nothing follows, too, as they may be gone. Either all are asked for from their
+    /// beginning or none.
+    async fn tails(&self, requests: &[&EntriesRequest]) -> Result<Vec<Option<EntriesPage>>> {
+        let names: Vec<_> = requests.iter().map(|request| name_of(&request.tenant, request.stream)).collect();
+        let range = |(request, name): (&&EntriesRequest, &String)| {
+            doc! {"_id": {"$gte": chunk_id(name, request.after), "$lt": chunk_id(name, end_of(request))}}
+        };
+        let mut wanted: Vec<_> = requests.iter().zip(&names).map(range).collect();
+        let mut fields = doc! {};
+        if requests.iter().any(|request| request.after > 0) {
+            let firsts: Vec<_> = names.iter().map(|name| chunk_id(name, 0)).collect();
+            wanted.push(doc! {"_id": {"$in": firsts}});
+            // First chunks say here whether their streams live, and no more.
+            let is_first = doc! {"$eq": ["$prev", Head::EMPTY.hash.to_string()]};
+            fields = doc! {"lines": {"$cond": [is_first, "$$REMOVE", "$lines"]}, "row": 1, "rowAfter": 1, "life": 1};
+            fields.extend(doc! {"last": 1, "hash": 1, "prev": 1, "rev": 1, "replaced": 1, "prune": 1});
+        }
+        let mut streams: HashMap<String, BTreeMap<u64, Chunk>> = HashMap::new();
+        for chunk in self.connection.find::<Chunk>(APPENDS, doc! {"$or": wanted}, fields).await? {
+            let (name, after) = chunk.name_and_after()?;
+            streams.entry(name.to_owned()).or_default().insert(after, chunk);
+        }
+        let tail = |(request, name): (&&EntriesRequest, &String)| match streams.get(name) {
+            Some(chunks) => self.tail(request, name, chunks),
+            None => Ok(None),
+        };
+        requests.iter().zip(&names).map(tail).collect()
+    }
+
+    fn tail(
+        &self,
+        request: &EntriesRequest,
+        name: &str,
+        chunks: &BTreeMap<u64, Chunk>,
+    ) -> Result<Option<EntriesPage>> {
+        let (Some(first), Some((_, last))) = (chunks.get(&0), chunks.range(request.after..).next_back())
+        else {
+            return Ok(None);
+        };
+        let alive = first.life == last.life && first.prune.as_ref().is_none_or(|mark| !mark.decided);
+        if !alive || last.last.cast_unsigned() >= end_of(request) || !is_one_piece(chunks, request.after) {
+            return Ok(None);
+        }
+        let row = last.row(name)?;
+        self.cache.learn(name, &last.known(first, row.as_ref())?);
+        page(request, chunks, last).map(Some)
     }
 
     /// The pages in the order of their requests; nothing for a stream that must be read again.
@@ -90,10 +150,25 @@ impl Inner {
     }
 }
 
+/// Where a page ends at the latest.
+fn end_of(request: &EntriesRequest) -> u64 {
+    request.after.saturating_add(request.limit.max(1) as u64)
+}
+
+/// Whether chunks of one life follow each other, the first of them entry `after`.
+fn is_one_piece(chunks: &BTreeMap<u64, Chunk>, mut after: u64) -> bool {
+    let life = chunks.get(&after).map(|chunk| chunk.life);
+    chunks.range(after..).all(|(follows, chunk)| {
+        let fits = *follows == after && Some(chunk.life) == life;
+        after = chunk.last.cast_unsigned();
+        fits
+    })
+}
+
 /// The queries for the chunk with the first entry wanted, for those that follow, and for the last one.
 fn queries_of(request: &EntriesRequest, name: &str) -> Vec<Vec<Document>> {
-    let end = request.after.saturating_add(request.limit.max(1) as u64);
-    let (begin, after, end) = (chunk_id(name, 0), chunk_id(name, request.after), chunk_id(name, end));
+    let (begin, after) = (chunk_id(name, 0), chunk_id(name, request.after));
+    let end = chunk_id(name, end_of(request));
     let mut queries = Vec::new();
     let page = |range: Document, order: i32| {
         vec![doc! {"$match": {"_id": range}}, doc! {"$sort": {"_id": order}}, doc! {"$unset": "row"}]

@@ -12,6 +12,10 @@ use serde::Deserialize;
 
 use super::known::Known;
 
+/// How much later than the listings say a run may want to be woken, in microseconds. While it is worked on, its wake moves
+/// with each append: half of what that is ahead.
+const LAZY: i64 = 15_000_000;
+
 /// The part of a row that listings look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -69,6 +73,16 @@ impl Place {
             started: row.started_at.map(orch::Timestamp::as_micros),
             wake: row.wake_at.map(orch::Timestamp::as_micros),
         }
+    }
+
+    /// Whether who knows this place needs not be told of another: it is the same, but for a wake that comes a little later.
+    /// Whoever looks at the run at the earlier one finds that out.
+    pub(super) fn says(&self, other: &Self) -> bool {
+        let wake = match (self.wake, other.wake) {
+            (Some(listed), Some(wake)) if (0..LAZY).contains(&(wake - listed)) => Some(listed),
+            (_, wake) => wake,
+        };
+        *self == Self { wake, ..other.clone() }
     }
 
     /// Whether a reader must be told of this place before the append lands. Where the listings have a wake that comes no

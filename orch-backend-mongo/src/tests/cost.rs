@@ -34,9 +34,9 @@ async fn every_call_of_the_store_costs_what_is_said() {
         let next = |wake| -> Vec<_> {
             new.iter().enumerate().map(|(n, a)| entry(n, a.head, "y", RunStatus::Running, wake)).collect()
         };
-        let same = next(Some(10));
+        let same = next(Some(12));
         store.append(&same).await.unwrap();
-        assert_eq!(take(&commands), ["insert", "find"], "fifty runs go on");
+        assert_eq!(take(&commands), ["insert", "find"], "fifty runs go on, and wake a little later");
         let ends: Vec<_> =
             same.iter().enumerate().map(|(n, a)| entry(n, a.head, "z", RunStatus::Completed, None)).collect();
         store.append(&ends).await.unwrap();
@@ -45,8 +45,15 @@ async fn every_call_of_the_store_costs_what_is_said() {
             .iter()
             .map(|a| EntriesRequest { tenant: tenant(), stream: a.stream, after: 0, limit: 10 })
             .collect();
-        store.entries(&requests[..30]).await.unwrap();
-        assert_eq!(take(&commands), ["aggregate"]);
+        store.entries(&requests).await.unwrap();
+        assert_eq!(take(&commands), ["find"], "fifty runs are read");
+        let known = |after: u64| -> Vec<_> {
+            requests[..30].iter().cloned().map(|request| EntriesRequest { after, ..request }).collect()
+        };
+        store.entries(&known(1)).await.unwrap();
+        assert_eq!(take(&commands), ["find"], "what is new of thirty runs is read");
+        store.entries(&known(3)).await.unwrap();
+        assert_eq!(take(&commands), ["find", "aggregate"], "nothing of thirty runs is new");
         store.run(&ends[0].row.as_ref().unwrap().key()).await.unwrap();
         assert_eq!(take(&commands), ["aggregate"]);
         store.runs(&RunsQuery::all(tenant())).await.unwrap();

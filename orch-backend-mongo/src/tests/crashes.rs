@@ -70,6 +70,19 @@ async fn a_listing_that_lags_behind_is_corrected_when_it_is_read() {
 }
 
 #[tokio::test]
+async fn a_wake_that_moved_a_little_is_told_once_somebody_looks_for_it() {
+    let Some(backend) = open().await else { return };
+    let store = backend.store();
+    let head = begin(&store, 1, Some(5)).await;
+    let before = listing(&backend, 1).await.unwrap();
+    append(&store, &entry(1, head, "later", RunStatus::Running, Some(9))).await.unwrap();
+    assert_eq!(listing(&backend, 1).await.unwrap(), before, "nothing is told of it");
+    assert_eq!(due(&store, 8).await, [], "it is not due yet");
+    assert_eq!(due(&store, 9).await, [(9, run_id(1))]);
+    assert_ne!(listing(&backend, 1).await.unwrap(), before, "whoever looked has corrected it");
+}
+
+#[tokio::test]
 async fn a_run_that_never_began_is_forgotten_after_an_hour() {
     let Some(backend) = open().await else { return };
     let store = backend.store();

@@ -35,6 +35,8 @@ struct Served {
     next_at: Option<Timestamp>,
     /// Whether it had fewer than it was asked for.
     exhausted: bool,
+    /// Whether it kept back what it had.
+    more: bool,
 }
 
 pub(super) async fn claim(queue: &RedisQueue, claim: &Claim) -> Result<Claimed> {
@@ -56,6 +58,7 @@ pub(super) async fn claim(queue: &RedisQueue, claim: &Claim) -> Result<Claimed> 
                     continue;
                 }
             };
+            claimed.more |= served.more;
             claimed.next_at = claimed.next_at.into_iter().chain(served.next_at).min();
             if !served.deliveries.is_empty() {
                 queue.shared.turns.served(&served.tenant);
@@ -124,7 +127,7 @@ async fn serve(
         call.arg(queue.as_str());
     }
     let answer: Vec<String> = call.send(&queue.server).await?;
-    let [next_at, has_items, items @ ..] = &answer[..] else {
+    let [next_at, fullness, items @ ..] = &answer[..] else {
         return Err(unexpected("a claim without a head"));
     };
     let next_at = Some(next_at).filter(|at| !at.is_empty()).map(|at| read_instant(at)).transpose()?;
@@ -136,12 +139,13 @@ async fn serve(
         Ok(Delivery { item, token, lease_until, count })
     };
     let deliveries = items.chunks(3).map(deliver).collect::<Result<Vec<_>>>()?;
-    if has_items == "0"
+    if fullness == "0"
         && let Some(pushes) = pushes
     {
         forget(queue, tenant, pushes).await?;
     }
-    Ok(Served { tenant: tenant.clone(), exhausted: deliveries.len() < share, deliveries, next_at })
+    let (exhausted, more) = (deliveries.len() < share, fullness == "2");
+    Ok(Served { tenant: tenant.clone(), exhausted, more, deliveries, next_at })
 }
 
 /// Strikes a tenant off the register that has no items any more.

@@ -47,7 +47,7 @@ impl Change for Take {
         }
         let next = sqlx::query(NEXT_AT).fetch_one(connection).await?;
         let next_at: Option<i64> = next.try_get(0)?;
-        Ok(Ok(Claimed { deliveries, next_at: next_at.map(Timestamp::from_micros) }))
+        Ok(Ok(Claimed { deliveries, next_at: next_at.map(Timestamp::from_micros), more: false }))
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Request {
     pub(super) reply: Option<oneshot::Sender<Result<Answer>>>,
     /// How often it has been tried.
     pub(super) tries: u32,
+    /// When its committer got it, by that one's count.
+    pub(super) asked: u64,
 }
 
 #[derive(Debug)]

@@ -34,6 +34,8 @@ const INTAKE: usize = 4_096;
 const BATCH: usize = 2_048;
 /// Calls of the store under way at once: while one is durable, the next is filled.
 const APPENDS: usize = 2;
+/// Runs that another call is worth while one is under way: fewer wait for it and share a call.
+const FILL: usize = 64;
 /// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
 const TRIES: u32 = 8;
 /// The first rest after a lost race, and the longest.
@@ -41,6 +43,9 @@ const RACE_RESTS: (Duration, Duration) = (Duration::from_millis(2), Duration::fr
 /// The first rest after the store could not be reached, and the longest. Runs that failed together rest together: they
 /// come back in one call.
 const AWAY_RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Appends of a run after a lost race for which the state before them is kept: whoever loses again reads what is new, and not
+/// the whole run.
+const WARY: u8 = 16;
 /// Rests before each look at what became of an append whose answer was lost.
 const DOUBT_RESTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
@@ -51,10 +56,15 @@ struct Slot {
     pending: Vec<Request>,
     /// Whether it stands in the queue of runs to be looked after.
     listed: bool,
-    /// Whether it was read just now: what is said of it without an append is then as good as the store's word.
-    fresh: bool,
-    /// When it was last touched, by the committer's own count.
+    /// When reading it began, by the committer's own count.
+    reading_from: u64,
+    /// The same, once it is read and until it is used: to what was asked before, an answer without an append is then as good as
+    /// the store's word.
+    read_from: Option<u64>,
+    /// When it was last touched, by the same count.
     touched: u64,
+    /// Appends for which another lost race is reckoned with.
+    wary: u8,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +82,8 @@ enum Residency {
 enum Done {
     Loaded(Vec<(RunKey, Result<Option<RunState>>)>),
     Landed(Vec<(Prepared, Result<()>)>),
-    Rested(RunKey),
+    /// The rest is over; with the state before the append that was lost.
+    Rested(RunKey, Option<Box<RunState>>),
 }
 
 pub(super) struct Committer {
@@ -131,12 +142,14 @@ impl Committer {
             }
             self.load();
             self.append();
+            self.refresh_stale();
             core.loaded[self.number].store(self.runs.len(), Ordering::Relaxed);
         }
     }
 
-    fn accept(&mut self, request: Request) {
+    fn accept(&mut self, mut request: Request) {
         self.clock += 1;
+        request.asked = self.clock;
         let slot = self.runs.entry(request.key.clone()).or_default();
         slot.touched = self.clock;
         if matches!(request.change, Change::Create(_)) && matches!(slot.residency, Residency::Unknown) {
@@ -166,6 +179,7 @@ impl Committer {
                 && matches!(slot.residency, Residency::Unknown)
             {
                 slot.residency = Residency::Away;
+                slot.reading_from = self.clock;
                 keys.push(key.clone());
             }
         }
@@ -177,7 +191,7 @@ impl Committer {
 
     /// Turns what is asked of the runs at hand into one call of the store.
     fn append(&mut self) {
-        while self.appends < APPENDS {
+        while self.appends == 0 || (self.appends < APPENDS && self.listed.len() >= FILL) {
             let mut batch = Vec::new();
             let mut later = VecDeque::new();
             while let Some(key) = self.listed.pop_front() {
@@ -186,8 +200,8 @@ impl Committer {
                     continue;
                 }
                 match self.take(&key) {
-                    Take::Ready { state, requests, fresh } => {
-                        batch.extend(self.settle_or_keep(&key, state, requests, fresh));
+                    Take::Ready { state, requests, read_from } => {
+                        batch.extend(self.settle_or_keep(&key, state, requests, read_from));
                     }
                     Take::Away => {
                         // It is listed again when it comes back.
@@ -198,7 +212,6 @@ impl Committer {
                 }
             }
             self.listed = later;
-            self.refresh_stale();
             if batch.is_empty() {
                 return;
             }
@@ -219,28 +232,33 @@ impl Committer {
             }
         };
         slot.listed = false;
-        let fresh = std::mem::take(&mut slot.fresh);
-        Take::Ready { state, requests: std::mem::take(&mut slot.pending), fresh }
+        let read_from = slot.read_from.take();
+        Take::Ready { state, requests: std::mem::take(&mut slot.pending), read_from }
     }
 
     /// Asks the rules. What needs no append is answered at once and the state stays, unless the answer may be owed
-    /// to an old picture of the run: then the picture is brought up to date first.
+    /// to an old picture of the run: then the picture is brought up to date first. A picture that was read after a request
+    /// had come is good enough for that one, and not for those that came meanwhile.
     fn settle_or_keep(
         &mut self,
         key: &RunKey,
         state: Option<Box<RunState>>,
         requests: Vec<Request>,
-        fresh: bool,
+        read_from: Option<u64>,
     ) -> Option<Prepared> {
+        let wary = self.runs.get(key).is_some_and(|slot| slot.wary > 0);
+        let before = state.as_ref().filter(|_| wary).cloned();
         let mut prepared = prepare(&self.core, key, state, requests, &mut self.scratch);
         if prepared.append.is_some() {
+            prepared.before = before;
             return Some(prepared);
         }
-        if !fresh
-            && prepared.is_doubtful()
-            && let Some(state) = prepared.state.take()
-        {
-            self.refresh(key, *state, prepared.into_requests());
+        let settled = |request: &Request| read_from.is_some_and(|from| request.asked <= from);
+        let doubtful = |(request, answer): &(Request, Result<Answer>)| {
+            !settled(request) && request.change.is_doubtful(answer)
+        };
+        if !prepared.broken && prepared.answers.iter().any(doubtful) {
+            self.read_again(key, prepared, settled);
             return None;
         }
         if prepared.broken {
@@ -256,13 +274,24 @@ impl Committer {
         None
     }
 
-    /// Sets a state aside until what has been appended since is read, to ask the rules again.
-    fn refresh(&mut self, key: &RunKey, state: RunState, mut requests: Vec<Request>) {
+    /// Answers what is settled, and sets the state aside until what has been appended since is read, to ask the rules again.
+    fn read_again(&mut self, key: &RunKey, mut prepared: Prepared, settled: impl Fn(&Request) -> bool) {
+        let (answers, again): (Vec<_>, Vec<_>) =
+            prepared.answers.into_iter().partition(|(request, _)| settled(request));
+        let state = prepared.state.take();
+        if !answers.is_empty() {
+            effects::run(&self.core, state.as_deref(), &mut prepared.effects);
+        }
+        answers.into_iter().for_each(|(request, answer)| request.answer(&self.core, answer));
         if let Some(slot) = self.runs.get_mut(key) {
+            let mut requests: Vec<_> = again.into_iter().map(|(request, _)| request).collect();
             requests.append(&mut slot.pending);
             slot.pending = requests;
         }
-        self.stale.push(state);
+        match state {
+            Some(state) => self.stale.push(*state),
+            None => self.put_back(key, Residency::Unknown),
+        }
     }
 
     /// Reads what has been appended to the runs set aside: in one call, as where several processes share many runs there are
@@ -271,6 +300,11 @@ impl Committer {
         while !self.stale.is_empty() {
             let rest = self.stale.split_off(self.stale.len().min(BATCH));
             let (core, states) = (Arc::clone(&self.core), std::mem::replace(&mut self.stale, rest));
+            for state in &states {
+                if let Some(slot) = self.runs.get_mut(&state.key) {
+                    slot.reading_from = self.clock;
+                }
+            }
             self.under_way.push(Box::pin(async move { Done::Loaded(load::refreshed(&core, states).await) }));
         }
     }
@@ -329,7 +363,8 @@ impl Committer {
                 self.note(Call::Append, landed.iter().filter_map(|(_, outcome)| outcome.as_ref().err()));
                 landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
             }
-            Done::Rested(key) => self.put_back(&key, Residency::Unknown),
+            Done::Rested(key, None) => self.put_back(&key, Residency::Unknown),
+            Done::Rested(_, Some(before)) => self.stale.push(*before),
         }
     }
 
@@ -345,7 +380,7 @@ impl Committer {
 
     fn loaded(&mut self, key: &RunKey, state: Result<Option<RunState>>) {
         if let Some(slot) = self.runs.get_mut(key) {
-            slot.fresh = state.is_ok();
+            slot.read_from = state.is_ok().then_some(slot.reading_from);
         }
         match state {
             Ok(Some(state)) => self.put_back(key, Residency::Here(Box::new(state))),
@@ -355,7 +390,7 @@ impl Committer {
                     tracing::warn!(run = %key, %error, "a run cannot be read");
                 }
                 let requests = self.runs.get_mut(key).map(|slot| std::mem::take(&mut slot.pending));
-                self.again_or_refuse(key, requests.unwrap_or_default(), &error);
+                self.again_or_refuse(key, requests.unwrap_or_default(), &error, None);
             }
         }
     }
@@ -368,25 +403,46 @@ impl Committer {
                 effects::run(&self.core, state.as_deref(), &mut prepared.effects);
                 let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
                 self.core.watchers.notify(&key, ended);
+                if let Some(slot) = self.runs.get_mut(&key) {
+                    slot.wary = slot.wary.saturating_sub(1);
+                }
                 self.keep(&key, state);
                 if prepared.effects.more {
                     let actor = Arc::clone(&self.core.actor);
-                    self.accept(Request { key, actor, change: Change::GoOn, reply: None, tries: 0 });
+                    self.accept(Request {
+                        key,
+                        actor,
+                        change: Change::GoOn,
+                        reply: None,
+                        tries: 0,
+                        asked: 0,
+                    });
                 }
                 prepared.answer(&self.core);
             }
             Err(error) => {
+                let lost_race = error.kind() == ErrorKind::Conflict;
+                let before = prepared.before.take().filter(|_| lost_race);
+                if let Some(slot) = self.runs.get_mut(&key).filter(|_| lost_race) {
+                    slot.wary = WARY;
+                }
                 let requests = prepared.into_requests();
-                if error.kind() != ErrorKind::Conflict && !is_away(&error) {
+                if !lost_race && !is_away(&error) {
                     tracing::warn!(run = %key, %error, kind = error.kind().as_str(), "an append failed");
                 }
-                self.again_or_refuse(&key, requests, &error);
+                self.again_or_refuse(&key, requests, &error, before);
             }
         }
     }
 
-    /// Asks again what may succeed after reading again; tells the callers of the rest.
-    fn again_or_refuse(&mut self, key: &RunKey, requests: Vec<Request>, error: &Error) {
+    /// Asks again what may succeed after reading again, from `before` on; tells the callers of the rest.
+    fn again_or_refuse(
+        &mut self,
+        key: &RunKey,
+        requests: Vec<Request>,
+        error: &Error,
+        before: Option<Box<RunState>>,
+    ) {
         let mut again = Vec::new();
         let mut tries = 0;
         for mut request in requests {
@@ -418,13 +474,13 @@ impl Committer {
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
             tokio::time::sleep(rest).await;
-            Done::Rested(key)
+            Done::Rested(key, before)
         }));
     }
 }
 
 enum Take {
-    Ready { state: Option<Box<RunState>>, requests: Vec<Request>, fresh: bool },
+    Ready { state: Option<Box<RunState>>, requests: Vec<Request>, read_from: Option<u64> },
     Away,
 }
 
@@ -517,11 +573,6 @@ async fn settle_doubts(core: &Arc<Core>, appends: &[Append], outcomes: &mut [Res
 }
 
 impl Prepared {
-    /// Whether anything was answered that a newer picture of the run may answer otherwise.
-    fn is_doubtful(&self) -> bool {
-        self.answers.iter().any(|(request, answer)| request.change.is_doubtful(answer))
-    }
-
     /// Tells the callers.
     fn answer(self, core: &Core) {
         self.answers.into_iter().for_each(|(request, answer)| request.answer(core, answer));

@@ -102,7 +102,7 @@ impl Core {
     /// Asks for a change and waits until it is durable or refused.
     pub(super) async fn request(&self, key: RunKey, actor: Arc<str>, change: Change) -> Result<Answer> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request { key, actor, change, reply: Some(reply), tries: 0 }).await?;
+        self.send(Request { key, actor, change, reply: Some(reply), tries: 0, asked: 0 }).await?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -116,7 +116,7 @@ impl Core {
     /// Asks that a run be looked at, with `due` because the store lists it as due.
     pub(super) async fn look(&self, key: RunKey, due: bool) -> Result<()> {
         let actor = Arc::clone(&self.actor);
-        self.send(Request { key, actor, change: Change::Look { due }, reply: None, tries: 0 }).await
+        self.send(Request { key, actor, change: Change::Look { due }, reply: None, tries: 0, asked: 0 }).await
     }
 
     /// Sleeps until `at` by the clock, or until the engine is closed.

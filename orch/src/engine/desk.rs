@@ -174,7 +174,7 @@ async fn attend_line(core: &Arc<Core>) {
         let (mut given, mut failed) = (false, false);
         for claimed in join_all(claims).await {
             match claimed {
-                Ok(Claimed { deliveries, next_at: next }) => {
+                Ok(Claimed { deliveries, next_at: next, .. }) => {
                     given |= !deliveries.is_empty();
                     next_at = [next_at, next].into_iter().flatten().min();
                     hand_out(core, deliveries).await;

@@ -244,20 +244,30 @@ fn tell_parent(core: &Arc<Core>, state: &RunState) {
     }
 }
 
-/// How long a queue may take to accept hints: appends wait for it, so that successors keep their order.
+/// How long appends wait for a queue that accepts hints, so that successors keep their order.
 const PUSH: Duration = Duration::from_secs(2);
+/// How long a queue may take to accept hints that nothing waits for any more: soon after that, the sweep makes them again.
+const PUSH_ASIDE: Duration = Duration::from_secs(20);
 
-/// Pushes the hints of appends that have just landed. While the queue takes none, nothing waits for it: a hint that
-/// cannot be pushed is made again by the sweep, once its run has been queued for
+/// Pushes the hints of appends that have just landed. While the queue takes none, or is late, nothing waits for it: a hint
+/// that cannot be pushed is made again by the sweep, once its run has been queued for
 /// [`HINT_CHECK`](crate::planner::HINT_CHECK).
 pub(super) async fn hint(core: &Arc<Core>, Hints { inside, outside }: Hints) {
     // Nothing inside follows on what is outside: nobody waits for that push.
     hint_aside(core, Hints { inside: Vec::new(), outside });
-    if core.health.fails(Call::Push) {
-        hint_aside(core, Hints { inside, outside: Vec::new() });
-    } else {
-        push(core, &inside).await;
+    if inside.is_empty() {
+        return;
     }
+    let waits = !core.health.fails(Call::Push);
+    let owner = Arc::clone(core);
+    let mut pushing = Box::pin(async move { push(&owner, &inside).await });
+    if waits {
+        if tokio::time::timeout(PUSH, &mut pushing).await.is_ok() {
+            return;
+        }
+        core.health.failed(Call::Push, &late(), core.now());
+    }
+    core.tasks.spawn(pushing);
 }
 
 /// Pushes hints in a task of its own.
@@ -284,6 +294,9 @@ async fn push(core: &Arc<Core>, hints: &[Item]) {
 
 /// Pushes hints, and does not wait for ever.
 pub(super) async fn push_to(queue: &dyn Queue, hints: &[Item]) -> Result<()> {
-    let late = || Error::unavailable("the queue does not answer");
-    tokio::time::timeout(PUSH, queue.push(hints)).await.unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(PUSH_ASIDE, queue.push(hints)).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> Error {
+    Error::unavailable("the queue does not answer")
 }

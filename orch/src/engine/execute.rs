@@ -337,7 +337,7 @@ async fn record(
         let end = AttemptEnd { step, attempt, worker, outcome, logs, version: None };
         Change::Finish { end: Box::new(end), permit: Some(permit) }
     };
-    let request = Request { key, actor: Arc::clone(&core.actor), change, reply: None, tries: 0 };
+    let request = Request { key, actor: Arc::clone(&core.actor), change, reply: None, tries: 0, asked: 0 };
     // A committer that is gone has been shut down: whoever looks next takes the attempt for lost.
     let _ = core.send(request).await;
 }

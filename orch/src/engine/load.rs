@@ -16,12 +16,15 @@ const PAGE: usize = 10_000;
 struct Folding {
     key: RunKey,
     state: Option<RunState>,
+    /// Whether the state is older than this reading: the run may have been pruned since, and begun anew.
+    old: bool,
     result: Option<Result<()>>,
 }
 
 /// The states of many runs; nothing for a run that does not exist.
 pub(super) async fn states(core: &Arc<Core>, keys: Vec<RunKey>) -> Vec<(RunKey, Result<Option<RunState>>)> {
-    fold(core, keys.into_iter().map(|key| Folding { key, state: None, result: None }).collect()).await
+    let folding = |key| Folding { key, state: None, old: false, result: None };
+    fold(core, keys.into_iter().map(folding).collect()).await
 }
 
 /// The same states with what has been appended since.
@@ -29,7 +32,8 @@ pub(super) async fn refreshed(
     core: &Arc<Core>,
     states: Vec<RunState>,
 ) -> Vec<(RunKey, Result<Option<RunState>>)> {
-    let folding = |state: RunState| Folding { key: state.key.clone(), state: Some(state), result: None };
+    let folding =
+        |state: RunState| Folding { key: state.key.clone(), state: Some(state), old: true, result: None };
     fold(core, states.into_iter().map(folding).collect()).await
 }
 
@@ -43,11 +47,16 @@ async fn fold(core: &Arc<Core>, mut runs: Vec<Folding>) -> Vec<(RunKey, Result<O
         match core.store.entries(&requests).await {
             Ok(pages) => {
                 for (i, page) in open.into_iter().zip(pages) {
-                    let more = page.more();
-                    match runs[i].fold(core, &page.lines) {
-                        Ok(()) if more && !page.lines.is_empty() => {}
-                        Ok(()) => runs[i].result = Some(Ok(())),
-                        Err(error) => runs[i].result = Some(Err(error)),
+                    let run = &mut runs[i];
+                    let folded = run.fold(core, &page.lines);
+                    match folded {
+                        // It is not the run that it was: read from its beginning.
+                        _ if run.old && (folded.is_err() || (!page.more() && page.head != run.head())) => {
+                            (run.state, run.old) = (None, false);
+                        }
+                        Ok(()) if page.more() && !page.lines.is_empty() => {}
+                        Ok(()) => run.result = Some(Ok(())),
+                        Err(error) => run.result = Some(Err(error)),
                     }
                 }
             }
@@ -77,20 +86,26 @@ impl Folding {
         EntriesRequest {
             tenant: self.key.tenant.clone(),
             stream: Stream::Run(self.key.run),
-            after: self.state.as_ref().map_or(0, |state| state.head.seq),
+            after: self.head().seq,
             limit: PAGE,
         }
     }
 
+    /// As far as it has been folded.
+    fn head(&self) -> Head {
+        self.state.as_ref().map_or(Head::EMPTY, |state| state.head)
+    }
+
     fn fold(&mut self, core: &Arc<Core>, lines: &str) -> Result<()> {
-        let head = self.state.as_ref().map_or(Head::EMPTY, |state| state.head);
-        for entry in read_chain(head, lines) {
+        for entry in read_chain(self.head(), lines) {
             let (entry, _, head) = entry?;
             match &mut self.state {
                 None => self.state = Some(RunState::open(&entry, head, |document| core.plan_of(document))?),
                 Some(state) => {
                     state.apply(entry.at, &entry.actor, &entry.event)?;
                     state.head = head;
+                    // Whoever appended this wrote the row.
+                    state.wake_written = None;
                 }
             }
         }

@@ -28,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) key: RunKey,
     /// The state after the append.
     pub(super) state: Option<Box<RunState>>,
+    /// The state before it, where it may be needed again.
+    pub(super) before: Option<Box<RunState>>,
     /// What was asked, each with the answer that holds once the append is durable.
     pub(super) answers: Vec<(Request, Result<Answer>)>,
     pub(super) append: Option<Append>,
@@ -395,6 +397,7 @@ impl Draft<'_> {
             return Prepared {
                 key,
                 state: None,
+                before: None,
                 answers,
                 append: None,
                 effects: Effects::default(),
@@ -431,6 +434,6 @@ impl Draft<'_> {
         });
         effects.more = more;
         effects.stop = state.as_deref().is_some_and(|state| state.ending.is_some());
-        Prepared { key, state, answers, append, effects, broken: false }
+        Prepared { key, state, before: None, answers, append, effects, broken: false }
     }
 }

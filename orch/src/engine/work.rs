@@ -33,6 +33,9 @@ const WAIT_RESTS: (Duration, Duration) = (Duration::from_millis(250), Duration::
 /// Times that a worker is woken for nothing before it rests ahead of asking, and the longest such rest: others may be
 /// faster, or the queue may tell of what is not for this worker.
 const FALSE_ALARMS: (u32, Duration) = (4, Duration::from_millis(64));
+/// From so many places on, hints are not claimed for a few of them at a time, and how long more may come free instead.
+const MANY: usize = 256;
+const BREATH: Duration = Duration::from_millis(2);
 /// How long a step waits before it asks for its slots again.
 const SLOT_RETRY: Duration = Duration::from_millis(250);
 /// How long a hint rests that nobody here can execute.
@@ -54,7 +57,7 @@ pub(super) async fn claim_loop(core: Arc<Core>) {
             Ok(claimed) => {
                 core.health.works(Call::Claim);
                 failures = 0;
-                core.backlog.seen(look, claimed.deliveries.len() < claim.limit);
+                core.backlog.seen(look, claimed.deliveries.len() < claim.limit && !claimed.more);
                 if claimed.deliveries.is_empty() {
                     drop(places);
                     // What is ready and was not given out is not for this worker.
@@ -85,9 +88,13 @@ async fn until_closing(core: &Arc<Core>, span: Duration) {
     }
 }
 
-/// Every free place, at least one.
+/// Every free place, at least one. Where there are many and most are taken, more will be free in a moment: hints that are
+/// claimed together share calls, and those of one run an append.
 async fn free_places(core: &Arc<Core>) -> Vec<Permit> {
     let mut places = Vec::new();
+    if core.settings.slots >= MANY && core.places.available_permits() < core.settings.slots / 4 {
+        tokio::time::sleep(BREATH).await;
+    }
     if let Ok(first) = Arc::clone(&core.places).acquire_owned().await {
         places.push(Arc::new(first));
     }

@@ -37,8 +37,7 @@ impl StepRef {
 }
 
 /// The state of a run. Changed by [`RunState::apply`] only.
-#[derive(Debug)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Debug)]
 pub struct RunState {
     /// The run.
     pub key: RunKey,
@@ -96,8 +95,7 @@ pub struct Ended {
 }
 
 /// What has to be looked at next, so that a decision costs what it decides and not what the run holds.
-#[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     /// Unsettled needs of each step.
     pub(super) open_needs: Vec<u32>,

@@ -244,7 +244,7 @@ impl Lanes {
         while deliveries.len() < claim.limit && self.round(claim, &mut deliveries) {}
         let delayed = self.delayed.first().map(|(at, _)| *at);
         let ends = self.ends.first().map(|(until, _)| *until);
-        Claimed { deliveries, next_at: delayed.into_iter().chain(ends).min() }
+        Claimed { deliveries, next_at: delayed.into_iter().chain(ends).min(), more: false }
     }
 
     /// Serves every tenant once, beginning with the one after the last served; answers whether any was.

@@ -45,6 +45,10 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Unavailable`.
+    ///
+    /// # Backend notes
+    /// Whoever shares a queue with other processes is served better when what became ready together in one run is not divided
+    /// between two claims: see [`Claim::limit`].
     async fn claim(&self, claim: &Claim) -> Result<Claimed>;
 
     /// Prolongs leases to `until`.
@@ -147,7 +151,8 @@ pub struct Claim {
     pub queues: Option<Vec<QueueName>>,
     /// Only these tenants; nothing means every tenant.
     pub tenants: Option<Vec<TenantId>>,
-    /// How many items at most.
+    /// How many items at most. A queue may hand out fewer, though at least half, so that what became ready together in one
+    /// run goes to one worker; it then says that there is [more](Claimed::more).
     pub limit: usize,
     /// How long the lease lasts from `now`.
     pub lease: Duration,
@@ -163,6 +168,8 @@ pub struct Claimed {
     /// When the next item of the asked queues becomes ready or comes back from a lease, if the queue knows; it may
     /// look at more tenants and queues than the asked ones.
     pub next_at: Option<Timestamp>,
+    /// Whether more was ready, although fewer than asked for were handed out.
+    pub more: bool,
 }
 
 /// The name of one delivery; every delivery of an item has another one.

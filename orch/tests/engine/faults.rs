@@ -257,6 +257,20 @@ async fn r4_a_queue_that_hangs_does_not_keep_the_ledger_from_going_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hints_that_a_queue_takes_late_are_not_given_up() {
+    let queue = FaultyQueue::new(Arc::new(MemoryQueue::new()), 1, Rates::default());
+    let orchestrator = builder().queue(Arc::new(queue.clone())).start().unwrap();
+    queue.freeze(true);
+    let run = submit(&orchestrator, dag("  - { id: a, uses: fn/echo }\n")).await;
+    let begun = tokio::time::Instant::now();
+    millis(6_000).await;
+    queue.freeze(false);
+    assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
+    // Hints that are lost are made again after half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn r4_an_attempt_whose_start_nobody_heard_of_is_given_back_although_its_run_goes_on() {
     let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, Rates::default());
     let witness = Witness::default();

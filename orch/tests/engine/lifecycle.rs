@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use orch::engine::{Resubmit, Roles, Settings};
 use orch::ledger::{RunStatus, StepStatus};
+use orch::proof::{PruneRuns, prune_runs};
 use orch::store::MemoryStore;
 use orch::{Clock, ErrorKind, Timestamp};
 use orch_simulation::faulty::{FaultyStore, Rates};
@@ -119,6 +120,63 @@ async fn waiting_runs_beyond_the_cache_are_dropped_and_read_again() {
         orchestrator.decide(&who(), run, key("gate"), true).await.unwrap();
         assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_that_comes_while_its_run_is_being_read_is_not_held_against_what_was_read_before() {
+    let world = World::new();
+    let idle = Settings { roles: Roles { work: false, ..Roles::ALL }, ..quick() };
+    let front = world.member().settings(idle).start().unwrap();
+    let store = FaultyStore::new(Arc::clone(&world.store), 1, Rates::default());
+    let worker = world.member().store(Arc::new(store.clone())).start().unwrap();
+    let steps = "  - { id: gate, uses: gate/approval }\n  - { id: a, uses: fn/echo, needs: [gate] }\n";
+    let run = submit(&front, dag(steps)).await;
+    until(&front, run, "gate", StepStatus::Waiting).await;
+    store.answer_late(Duration::from_secs(1));
+    let asked = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.decide(&who(), run, key("a"), true).await }
+    });
+    // It looks into the audit stream first, and then reads the run for a second.
+    millis(1_500).await;
+    let begun = tokio::time::Instant::now();
+    front.decide(&who(), run, key("gate"), true).await.unwrap();
+    assert_eq!(ended(&front, run).await.status, RunStatus::Completed);
+    // Lost hints are made again, but that takes its time.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(asked.await.unwrap().unwrap_err().kind(), ErrorKind::Refused, "`a` is no gate");
+    world.check(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_pruned_and_begun_anew_elsewhere_is_read_from_its_beginning() {
+    let world = World::new();
+    let idle = Settings { roles: Roles { work: false, ..Roles::ALL }, ..quick() };
+    let front = world.member().settings(idle).start().unwrap();
+    let steps = "  - { id: gate, uses: gate/approval }\n  - { id: a, uses: fn/echo, needs: [gate] }\n";
+    let order = || {
+        let dag = orch::DagRef::Unpublished(Box::new(dag(steps)));
+        let token = Some("again".to_owned());
+        orch::Submit { run_token: token, ..orch::Submit::new(dag, serde_json::json!({})) }
+    };
+    let run = front.submit(&who(), order()).await.unwrap().run.run;
+    until(&front, run, "gate", StepStatus::Waiting).await;
+    // A lost race: from now on it keeps what the next one would cost it.
+    let other = world.member().start().unwrap();
+    other.pause(&who(), run).await.unwrap();
+    front.pause(&who(), run).await.unwrap();
+    // Elsewhere the run comes to its end, goes, and begins once more.
+    other.resume(&who(), run).await.unwrap();
+    other.decide(&who(), run, key("gate"), true).await.unwrap();
+    assert_eq!(ended(&other, run).await.status, RunStatus::Completed);
+    let prune =
+        PruneRuns { tenant: who().tenant, runs: vec![run], actor: "test".into(), now: world.clock.now() };
+    assert_eq!(prune_runs(world.store.as_ref(), &prune).await.unwrap(), 1);
+    assert_eq!(other.submit(&who(), order()).await.unwrap().run.run, run);
+    until(&other, run, "gate", StepStatus::Waiting).await;
+    other.shutdown().await;
+    front.cancel(&who(), run).await.unwrap();
+    assert_eq!(ended(&front, run).await.status, RunStatus::Cancelled);
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,6 +46,7 @@ struct State {
     trap: Option<&'static str>,
     blind: u32,
     untold: bool,
+    late: Duration,
     calls: BTreeMap<&'static str, u64>,
 }
 
@@ -75,6 +76,11 @@ impl FaultyStore {
     /// Whether it tells that somebody has written. Most stores that several processes share do not.
     pub fn tell(&self, tells: bool) {
         self.state().untold = !tells;
+    }
+
+    /// What is read arrives so much later than it was read.
+    pub fn answer_late(&self, by: Duration) {
+        self.state().late = by;
     }
 
     /// Other things go wrong from now on.
@@ -208,6 +214,14 @@ impl Store for FaultyStore {
         for (request, page) in requests.iter().zip(answer.iter().flatten()) {
             self.trace
                 .note(format_args!("entries {} {} of {}", request.stream, request.after, page.head.seq));
+        }
+        let State { mut late, rates, .. } = *self.state();
+        if self.dice.falls("store.late", rates.delay) {
+            late += Duration::from_millis(self.dice.roll(300));
+        }
+        if !late.is_zero() {
+            tokio::time::sleep(late).await;
+            self.switch.go_on().await;
         }
         self.switch.after(last).await;
         answer
