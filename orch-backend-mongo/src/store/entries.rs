@@ -50,9 +50,8 @@ impl Inner {
         pages.into_iter().map(|page| page.ok_or_else(pruned)).collect()
     }
 
-    /// Reads what follows the entries asked for, where that begins with a chunk and the page has room for all of it. Leaves
-    /// the other pages out: of streams in which nothing follows, too, as they may be gone. Either all are asked for from their
-    /// beginning or none.
+    /// Reads what follows the entries asked for, where that begins with a chunk. Leaves the other pages out: of streams in
+    /// which nothing follows, too, as they may be gone. Either all are asked for from their beginning or none.
     async fn tails(&self, requests: &[&EntriesRequest]) -> Result<Vec<Option<EntriesPage>>> {
         let names: Vec<_> = requests.iter().map(|request| name_of(&request.tenant, request.stream)).collect();
         let range = |(request, name): (&&EntriesRequest, &String)| {
@@ -73,30 +72,34 @@ impl Inner {
             let (name, after) = chunk.name_and_after()?;
             streams.entry(name.to_owned()).or_default().insert(after, chunk);
         }
-        let tail = |(request, name): (&&EntriesRequest, &String)| match streams.get(name) {
-            Some(chunks) => self.tail(request, name, chunks),
-            None => Ok(None),
-        };
-        requests.iter().zip(&names).map(tail).collect()
-    }
-
-    fn tail(
-        &self,
-        request: &EntriesRequest,
-        name: &str,
-        chunks: &BTreeMap<u64, Chunk>,
-    ) -> Result<Option<EntriesPage>> {
-        let (Some(first), Some((_, last))) = (chunks.get(&0), chunks.range(request.after..).next_back())
-        else {
-            return Ok(None);
-        };
-        let alive = first.life == last.life && first.prune.as_ref().is_none_or(|mark| !mark.decided);
-        if !alive || last.last.cast_unsigned() >= end_of(request) || !is_one_piece(chunks, request.after) {
-            return Ok(None);
+        let (mut pages, mut full) = (Vec::with_capacity(requests.len()), Vec::new());
+        for (at, (request, name)) in requests.iter().zip(&names).enumerate() {
+            let tail = streams.get(name).and_then(|chunks| tail(request, chunks));
+            pages.push(match tail {
+                Some(Tail { first, last, whole: true }) => {
+                    let row = last.row(name)?;
+                    self.cache.learn(name, &last.known(first, row.as_ref())?);
+                    Some(page(request, &streams[name], last.head()?, last.name_and_after()?.1)?)
+                }
+                Some(Tail { whole: false, .. }) => {
+                    full.push((at, name.clone()));
+                    None
+                }
+                None => None,
+            });
         }
-        let row = last.row(name)?;
-        self.cache.learn(name, &last.known(first, row.as_ref())?);
-        page(request, chunks, last).map(Some)
+        if full.is_empty() {
+            return Ok(pages);
+        }
+        // More may follow: where the streams end is asked for apart.
+        let stands = self.stands(&full.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>()).await?;
+        for (at, name) in full {
+            let (known, chunks) = (stands.get(&name).map(|stand| &stand.known), &streams[&name]);
+            if let Some(known) = known.filter(|known| chunks.values().all(|chunk| chunk.life == known.life)) {
+                pages[at] = Some(page(requests[at], chunks, known.head, known.after)?);
+            }
+        }
+        Ok(pages)
     }
 
     /// The pages in the order of their requests; nothing for a stream that must be read again.
@@ -122,7 +125,7 @@ impl Inner {
             pages.push(match streams.get(name) {
                 None => Some(EntriesPage { lines: String::new(), last: request.after, head: Head::EMPTY }),
                 Some(found) => match self.last_chunk(name, found).await? {
-                    Some(last) => Some(page(request, &found.chunks, last)?),
+                    Some(last) => Some(page(request, &found.chunks, last.head()?, last.name_and_after()?.1)?),
                     None => None,
                 },
             });
@@ -148,6 +151,22 @@ impl Inner {
         self.cache.learn(name, &last.known(first, row.as_ref())?);
         Ok(Some(last))
     }
+}
+
+/// What follows the entries asked for, in one piece.
+struct Tail<'c> {
+    first: &'c Chunk,
+    last: &'c Chunk,
+    /// Whether the page has room for all of it.
+    whole: bool,
+}
+
+/// Nothing where it does not begin with a chunk, has a gap, or belongs to a stream that is gone or is about to go.
+fn tail<'c>(request: &EntriesRequest, chunks: &'c BTreeMap<u64, Chunk>) -> Option<Tail<'c>> {
+    let (first, (_, last)) = chunks.get(&0).zip(chunks.range(request.after..).next_back())?;
+    let alive = first.life == last.life && first.prune.as_ref().is_none_or(|mark| !mark.decided);
+    let whole = last.last.cast_unsigned() < end_of(request);
+    (alive && is_one_piece(chunks, request.after)).then_some(Tail { first, last, whole })
 }
 
 /// Where a page ends at the latest.
@@ -185,13 +204,19 @@ fn queries_of(request: &EntriesRequest, name: &str) -> Vec<Vec<Document>> {
     queries
 }
 
-fn page(request: &EntriesRequest, chunks: &BTreeMap<u64, Chunk>, last: &Chunk) -> Result<EntriesPage> {
-    let mut page = EntriesPage { lines: String::new(), last: request.after, head: last.head()? };
+/// The page that these chunks make of a stream that ends at `head`, with the chunk that follows entry `last`.
+fn page(
+    request: &EntriesRequest,
+    chunks: &BTreeMap<u64, Chunk>,
+    head: Head,
+    last: u64,
+) -> Result<EntriesPage> {
+    let mut page = EntriesPage { lines: String::new(), last: request.after, head };
     let start = chunks.range(..=request.after).next_back().map_or(0, |(after, _)| *after);
     let mut hash: Option<&str> = None;
     for (after, chunk) in chunks.range(start..) {
-        let last = chunk.last.cast_unsigned();
-        if last <= request.after {
+        let reaches = chunk.last.cast_unsigned();
+        if reaches <= request.after {
             continue;
         }
         if page.last - request.after >= request.limit as u64 && page.last > request.after {
@@ -203,13 +228,12 @@ fn page(request: &EntriesRequest, chunks: &BTreeMap<u64, Chunk>, last: &Chunk) -
             );
         }
         page.lines.push_str(lines_after(chunk.lines.as_deref().unwrap_or_default(), after + 1, page.last));
-        page.last = last;
+        page.last = reaches;
         hash = Some(&chunk.hash);
     }
     if page.more() && page.last - request.after < request.limit as u64 {
         // Everything asked for was found up to here, and more was appended since; or something in between is gone.
-        let gap = last.name_and_after()?.1 < page.last.max(request.after);
-        if gap {
+        if last < page.last.max(request.after) {
             return Err(Error::corrupt("entries of a stream are missing").with("stream", request.stream));
         }
     }

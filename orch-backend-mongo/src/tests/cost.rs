@@ -54,6 +54,9 @@ async fn every_call_of_the_store_costs_what_is_said() {
         assert_eq!(take(&commands), ["find"], "what is new of thirty runs is read");
         store.entries(&known(3)).await.unwrap();
         assert_eq!(take(&commands), ["find", "aggregate"], "nothing of thirty runs is new");
+        let short = requests.iter().cloned().map(|request| EntriesRequest { limit: 1, ..request });
+        store.entries(&short.collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(take(&commands), ["find", "aggregate"], "of fifty runs more than a page is there");
         store.run(&ends[0].row.as_ref().unwrap().key()).await.unwrap();
         assert_eq!(take(&commands), ["aggregate"]);
         store.runs(&RunsQuery::all(tenant())).await.unwrap();

@@ -275,7 +275,7 @@ pub(super) async fn push(core: &Arc<Core>, hints: &[Item]) {
     if hints.is_empty() {
         return;
     }
-    match push_to(core.outside.as_ref(), hints).await {
+    match push_to(core, core.outside.as_ref(), hints).await {
         Ok(()) => core.health.works(Call::Outside),
         Err(error) => core.health.failed(Call::Outside, &error, core.now()),
     }

@@ -246,7 +246,8 @@ fn tell_parent(core: &Arc<Core>, state: &RunState) {
 
 /// How long appends wait for a queue that accepts hints, so that successors keep their order.
 const PUSH: Duration = Duration::from_secs(2);
-/// How long a queue may take to accept hints that nothing waits for any more: soon after that, the sweep makes them again.
+/// How long a queue may take to accept hints that nothing waits for any more: soon after that, the sweep makes them again. Once
+/// everything stops it has [`PUSH`].
 const PUSH_ASIDE: Duration = Duration::from_secs(20);
 
 /// Pushes the hints of appends that have just landed. While the queue takes none, or is late, nothing waits for it: a hint
@@ -286,15 +287,24 @@ async fn push(core: &Arc<Core>, hints: &[Item]) {
         return;
     }
     core.backlog.grow();
-    match push_to(core.queue.as_ref(), hints).await {
+    match push_to(core, core.queue.as_ref(), hints).await {
         Ok(()) => core.health.works(Call::Push),
         Err(error) => core.health.failed(Call::Push, &error, core.now()),
     }
 }
 
 /// Pushes hints, and does not wait for ever.
-pub(super) async fn push_to(queue: &dyn Queue, hints: &[Item]) -> Result<()> {
-    tokio::time::timeout(PUSH_ASIDE, queue.push(hints)).await.unwrap_or_else(|_| Err(late()))
+pub(super) async fn push_to(core: &Core, queue: &dyn Queue, hints: &[Item]) -> Result<()> {
+    let stopping = async {
+        core.closed.cancelled().await;
+        tokio::time::sleep(PUSH).await;
+    };
+    tokio::select! {
+        biased;
+        pushed = queue.push(hints) => pushed,
+        () = tokio::time::sleep(PUSH_ASIDE) => Err(late()),
+        () = stopping => Err(late()),
+    }
 }
 
 fn late() -> Error {

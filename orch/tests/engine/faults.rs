@@ -268,6 +268,12 @@ async fn hints_that_a_queue_takes_late_are_not_given_up() {
     assert_eq!(ended(&orchestrator, run).await.status, RunStatus::Completed);
     // Hints that are lost are made again after half a minute.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Nor does a shutdown wait for it.
+    queue.freeze(true);
+    submit(&orchestrator, dag("  - { id: a, uses: fn/echo }\n")).await;
+    let begun = tokio::time::Instant::now();
+    orchestrator.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
