@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use http::{Method, StatusCode};
 use opentelemetry_sdk::trace::SpanData;
-use orch::executor::{Failure, StepContext};
+use orch::executor::{Failure, Secret, StepContext};
 use orch::trace::{attempt_span, run_span};
 use orch::{Limits, Orchestrator};
 use serde_json::{Value, json};
@@ -203,5 +203,49 @@ async fn a_run_that_was_submitted_in_no_trace_begins_its_own() {
     let span = kept.named("orchestrator.run").pop().unwrap();
     assert_eq!(span.parent_span_id, opentelemetry::trace::SpanId::INVALID);
     assert_eq!(span.span_context.trace_id().to_string(), run.to_string());
+    service.orch.shutdown().await;
+}
+
+const LEAKY: &str = "
+apiVersion: orch/v1
+kind: Dag
+id: leaky
+steps: [{ id: leaks, uses: fn/leaks, secrets: [KEY], retry: { maxAttempts: 2, backoff: 10ms } }]
+";
+
+/// Says its secret when it fails, and when it succeeds.
+async fn leaks(context: StepContext, _: Value) -> Result<Value, Failure> {
+    let secret = context.secrets["KEY"].expose().to_owned();
+    match context.attempt {
+        1 => Err(Failure::retryable("no", format!("{secret} was refused"))),
+        _ => Ok(json!({ "key": secret })),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_secret_is_in_no_span() {
+    const SECRET: &str = "hunter2-planted";
+    let kept = Kept::default();
+    let traces = Traces::start(vec![Box::new(kept.clone())], 1.0);
+    let orch = Orchestrator::builder()
+        .task("leaks", leaks)
+        .secrets(|_, name| (name == "KEY").then(|| Secret::new(SECRET).unwrap()))
+        .observe(Arc::new(traces.clone()))
+        .start()
+        .unwrap();
+    let who = orch::Identity::new(tenant("acme"), "setup");
+    orch.publish(&who, orch::spec::parse("dag.yaml", LEAKY, &Limits::default()).unwrap()).await.unwrap();
+    let authentication =
+        Authentication { tokens: vec![token(FULL, &["acme"], Scopes::all())], ..Default::default() };
+    let settings = Settings { authentication, traces: Some(traces.clone()), ..Settings::default() };
+    let service = Service { router: router(orch.clone(), settings), orch };
+    let run = start(&service, "leaky", Some("01")).await;
+    service.orch.wait(&who, run).await.unwrap();
+    let credentials = format!("{SECRET}.x.y");
+    service.send(ask(Method::GET, "/runs", Some(&credentials), Some("acme"), None)).await;
+    traces.finish().await;
+    assert_eq!(kept.named("orchestrator.step").len(), 2, "a failure and a success");
+    let told = format!("{:?}", kept.all());
+    assert!(!told.contains("hunter2"), "{told}");
     service.orch.shutdown().await;
 }
