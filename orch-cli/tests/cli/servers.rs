@@ -197,7 +197,7 @@ steps:
 ";
     lab.dag("slow", steps);
     let mut run = Worker::start(&lab, &trio.with(&["run", "slow.yaml", "--sandbox", "none"]));
-    run.hear("slow");
+    run.hear("running  slow");
     server.kill();
     // The step ends while there is nobody to tell.
     run.hear("⚠");
