@@ -189,7 +189,8 @@ fn responses(facts: &RouteFacts, generator: &mut SchemaGenerator) -> Map<String,
         let said = good.status.canonical_reason().unwrap_or("done");
         let response =
             responses.entry(good.status.as_str()).or_insert_with(|| json!({ "description": said }));
-        if good.status != StatusCode::SWITCHING_PROTOCOLS {
+        // What has no media type has no body.
+        if good.status != StatusCode::SWITCHING_PROTOCOLS && !good.media.is_empty() {
             let schema = good
                 .shape
                 .map_or_else(|| json!({ "type": "string" }), |shape| (shape.0)(generator).to_value());
