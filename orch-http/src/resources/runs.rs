@@ -453,7 +453,7 @@ struct RerunRun {
     /// The step that runs again, with everything downstream of it.
     #[schemars(with = "schema::Slug")]
     from: StepId,
-    /// Names the new run: asked again with the same token, it is the same run.
+    /// Names the new run: asked again with the same token, it is the same run, wherever that was to begin.
     #[schemars(length(min = 1, max = 1024))]
     run_token: Option<String>,
 }

@@ -65,7 +65,8 @@ impl Submit {
 /// What goes along with a run that is submitted again, as a replay or a rerun.
 #[derive(Clone, Debug, Default)]
 pub struct Resubmit {
-    /// Names the new run: asked again with the same token, it is the same run. Without one, every call makes another.
+    /// Names the new run: asked again with the same token, it is the same run, wherever that was to begin. Without one, every
+    /// call makes another.
     pub run_token: Option<String>,
     /// As in [`Submit`]: the trace of the first run is not gone on with.
     pub traceparent: Option<String>,
