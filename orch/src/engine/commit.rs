@@ -36,6 +36,8 @@ const BATCH: usize = 2_048;
 const APPENDS: usize = 2;
 /// Runs that another call is worth while one is under way: fewer wait for it and share a call.
 const FILL: usize = 64;
+/// Hints that wait for those before them to be pushed, from which on appends wait too.
+const HINTS: usize = 4_096;
 /// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
 const TRIES: u32 = 8;
 /// The first rest after a lost race, and the longest.
@@ -82,6 +84,8 @@ enum Residency {
 enum Done {
     Loaded(Vec<(RunKey, Result<Option<RunState>>)>),
     Landed(Vec<(Prepared, Result<()>)>),
+    /// The queue has the hints, or they are late.
+    Hinted,
     /// The rest is over; with the state before the append that was lost.
     Rested(RunKey, Option<Box<RunState>>),
 }
@@ -97,6 +101,9 @@ pub(super) struct Committer {
     stale: Vec<RunState>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     appends: usize,
+    /// Hints at what landed appends made runnable, in their order: pushed once those before them are.
+    hints: Hints,
+    hinting: bool,
     clock: u64,
     /// Where lines are written before it is known how long they are.
     scratch: Vec<u8>,
@@ -104,7 +111,7 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn new(core: Arc<Core>, number: usize, inbox: mpsc::Receiver<Request>) -> Self {
-        let (runs, listed, stale, under_way) = Default::default();
+        let (runs, listed, stale, under_way, hints) = Default::default();
         Self {
             core,
             number,
@@ -114,6 +121,8 @@ impl Committer {
             stale,
             under_way,
             appends: 0,
+            hints,
+            hinting: false,
             clock: 0,
             scratch: Vec::new(),
         }
@@ -191,7 +200,9 @@ impl Committer {
 
     /// Turns what is asked of the runs at hand into one call of the store.
     fn append(&mut self) {
-        while self.appends == 0 || (self.appends < APPENDS && self.listed.len() >= FILL) {
+        while self.hints.len() < HINTS
+            && (self.appends == 0 || (self.appends < APPENDS && self.listed.len() >= FILL))
+        {
             let mut batch = Vec::new();
             let mut later = VecDeque::new();
             while let Some(key) = self.listed.pop_front() {
@@ -362,9 +373,26 @@ impl Committer {
                 self.core.landed.fetch_add(count as u64, Ordering::Relaxed);
                 self.note(Call::Append, landed.iter().filter_map(|(_, outcome)| outcome.as_ref().err()));
                 landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
+                self.hint();
+            }
+            Done::Hinted => {
+                self.hinting = false;
+                self.hint();
             }
             Done::Rested(key, None) => self.put_back(&key, Residency::Unknown),
             Done::Rested(_, Some(before)) => self.stale.push(*before),
+        }
+    }
+
+    /// Has hints pushed while the next append is under way, one push after the other.
+    fn hint(&mut self) {
+        if !self.hinting && !self.hints.is_empty() {
+            self.hinting = true;
+            let (core, hints) = (Arc::clone(&self.core), std::mem::take(&mut self.hints));
+            self.under_way.push(Box::pin(async move {
+                effects::hint(&core, hints).await;
+                Done::Hinted
+            }));
         }
     }
 
@@ -400,6 +428,7 @@ impl Committer {
         match outcome {
             Ok(()) => {
                 let state = prepared.state.take();
+                self.hints.extend(std::mem::take(&mut prepared.effects.hints));
                 effects::run(&self.core, state.as_deref(), &mut prepared.effects);
                 let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
                 self.core.watchers.notify(&key, ended);
@@ -525,7 +554,7 @@ fn echo(error: &Error) -> Error {
     }
 }
 
-/// Appends, and hints at what became runnable. A lost hint is made again by the sweep.
+/// Appends, and finds out about what was not answered.
 async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Result<()>)> {
     let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
     let begun = Instant::now();
@@ -536,13 +565,7 @@ async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Resu
         Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),
     };
     settle_doubts(core, &appends, &mut outcomes).await;
-    let mut landed: Vec<(Prepared, Result<()>)> = batch.into_iter().zip(outcomes).collect();
-    let mut hints = Hints::default();
-    for (prepared, _) in landed.iter_mut().filter(|(_, outcome)| outcome.is_ok()) {
-        hints.extend(std::mem::take(&mut prepared.effects.hints));
-    }
-    effects::hint(core, hints).await;
-    landed
+    batch.into_iter().zip(outcomes).collect()
 }
 
 /// An append whose answer was lost has landed when its stream goes on with exactly its lines. Then everything follows

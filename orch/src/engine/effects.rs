@@ -96,6 +96,10 @@ impl Hints {
         self.inside.is_empty() && self.outside.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.inside.len() + self.outside.len()
+    }
+
     pub(super) fn extend(&mut self, more: Self) {
         self.inside.extend(more.inside);
         self.outside.extend(more.outside);
@@ -244,13 +248,13 @@ fn tell_parent(core: &Arc<Core>, state: &RunState) {
     }
 }
 
-/// How long appends wait for a queue that accepts hints, so that successors keep their order.
+/// How long hints wait for those before them, so that successors keep their order.
 const PUSH: Duration = Duration::from_secs(2);
 /// How long a queue may take to accept hints that nothing waits for any more: soon after that, the sweep makes them again. Once
 /// everything stops it has [`PUSH`].
 const PUSH_ASIDE: Duration = Duration::from_secs(20);
 
-/// Pushes the hints of appends that have just landed. While the queue takes none, or is late, nothing waits for it: a hint
+/// Pushes the hints of appends that have landed. While the queue takes none, or is late, nothing waits for it: a hint
 /// that cannot be pushed is made again by the sweep, once its run has been queued for
 /// [`HINT_CHECK`](crate::planner::HINT_CHECK).
 pub(super) async fn hint(core: &Arc<Core>, Hints { inside, outside }: Hints) {

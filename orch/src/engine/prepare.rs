@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RunId, RunKey, StepKey};
 use crate::ledger::{Chain, Event, Head, ReusedFrom, StepFailed, StepParked, Stream};
 use crate::payload::Payload;
-use crate::planner::{RunState, StepRef, advance_some, attempt, decide};
+use crate::planner::{HINT_CHECK, RunState, StepRef, advance_some, attempt, decide};
 use crate::store::Append;
 use crate::time::Timestamp;
 
@@ -415,8 +415,9 @@ impl Draft<'_> {
                 row.wake_at = Some(now);
             }
             if more {
-                // Who decides the rest if this process does not live to: whoever sweeps next.
-                row.wake_at = Some(now);
+                // Who decides the rest if this process does not live to: whoever sweeps then.
+                let check = now.plus(HINT_CHECK);
+                row.wake_at = Some(row.wake_at.map_or(check, |at| at.min(check)));
             }
             if head == expected && !due {
                 return None;

@@ -7,9 +7,11 @@ mod explain;
 mod fold;
 mod gates;
 mod operate;
+mod pages;
 mod plan;
 mod scope;
 mod state;
+mod step_set;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -18,6 +20,7 @@ pub use explain::{Explanation, Reason, explain};
 pub use fold::unshared_plan;
 pub use gates::{WaitingGate, waiting_gates};
 pub use operate::{Operation, operate};
+pub use pages::Pages;
 pub use plan::{Compiled, Plan, PlanSummary, SharedPlan, StepSummary};
 pub use state::{
     Ended, Ending, HINT_CHECK, MapState, RunState, StepError, StepRef, StepState, Verdict, Wait,

@@ -1,11 +1,14 @@
 //! What a run is at one moment: the fold of its entries.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::pages::Pages;
 use super::plan::SharedPlan;
+use super::step_set::StepSet;
 use crate::digest::Digest;
 use crate::expr::LazyValue;
 use crate::id::{RunId, RunKey, StepKey, WorkerId};
@@ -36,7 +39,7 @@ impl StepRef {
     }
 }
 
-/// The state of a run. Changed by [`RunState::apply`] only.
+/// The state of a run. Changed by [`RunState::apply`] only. Copies share the steps that have not changed since.
 #[derive(Clone, Debug)]
 pub struct RunState {
     /// The run.
@@ -65,11 +68,11 @@ pub struct RunState {
     pub ended: Option<Ended>,
     /// The `wake_at` that whoever holds this state wrote into the stored row last. No part of the fold.
     pub wake_written: Option<Timestamp>,
-    pub(super) steps: Vec<StepState>,
+    pub(super) steps: Pages<StepState>,
     pub(super) counts: StepCounts,
     pub(super) index: Index,
-    pub(super) inputs: LazyValue,
-    pub(super) run_view: Value,
+    pub(super) inputs: Arc<LazyValue>,
+    pub(super) run_view: Arc<Value>,
 }
 
 /// Why a run ends early.
@@ -116,7 +119,7 @@ pub(super) struct Index {
     /// Signals that nothing has waited for yet, by name.
     pub(super) signals: BTreeMap<String, VecDeque<Payload>>,
     /// Attempts that may start.
-    pub(super) queued: BTreeSet<StepRef>,
+    pub(super) queued: StepSet,
     /// Queued attempts of sub-DAGs, by the instant their backoff is over: no queue holds them back.
     pub(super) delayed: BTreeSet<(Timestamp, StepRef)>,
     /// Attempts under way.
@@ -143,7 +146,7 @@ pub struct StepState {
     /// SHA-256 of the input.
     pub input_hash: Option<Digest>,
     /// The output.
-    pub output: Option<Box<LazyValue>>,
+    pub output: Option<Arc<LazyValue>>,
     /// SHA-256 of the output.
     pub output_hash: Option<Digest>,
     /// Where the output comes from, when an earlier result was reused.
@@ -227,9 +230,9 @@ impl Wait {
 #[derive(Clone, Debug)]
 pub struct MapState {
     /// The items, in order.
-    pub items: Vec<LazyValue>,
+    pub items: Arc<[LazyValue]>,
     /// The children, in the order of the items.
-    pub children: Vec<StepState>,
+    pub children: Pages<StepState>,
     /// The first child that has never been looked at.
     pub next: u32,
     /// Children that were retried by hand and wait for a place.
@@ -294,7 +297,7 @@ impl RunState {
             "token": created.run_token,
         });
         Self {
-            inputs: LazyValue::new(created.inputs.clone()),
+            inputs: Arc::new(LazyValue::new(created.inputs.clone())),
             key,
             created,
             actor: actor.to_owned(),
@@ -308,10 +311,10 @@ impl RunState {
             ending: None,
             ended: None,
             wake_written: None,
-            steps: vec![StepState::default(); count],
+            steps: Pages::of(StepState::default(), count),
             counts: StepCounts { pending: total, ..StepCounts::default() },
             index: Index { open_needs, unsettled: total, frontier, ..Index::default() },
-            run_view,
+            run_view: Arc::new(run_view),
         }
     }
 
@@ -334,7 +337,7 @@ impl RunState {
 
     /// The steps, in plan order.
     #[must_use]
-    pub fn steps(&self) -> &[StepState] {
+    pub fn steps(&self) -> &Pages<StepState> {
         &self.steps
     }
 
@@ -390,7 +393,7 @@ impl RunState {
 
     /// Attempts that may start, in plan order.
     pub fn queued(&self) -> impl Iterator<Item = StepRef> + '_ {
-        self.index.queued.iter().copied()
+        self.index.queued.iter()
     }
 
     /// Attempts under way, in plan order.

@@ -14,7 +14,7 @@ use orch::lock::{Acquire, Grant, Holder, Lock, MemoryLock, Take, Taken};
 use orch::planner::HINT_CHECK;
 use orch::queue::{Claim, Claimed, DeliveryToken, Depth, Item, MemoryQueue, Queue, Settle};
 use orch::store::{MemoryStore, Store};
-use orch::{Error, Result, TenantId, Timestamp};
+use orch::{Error, Limits, Result, TenantId, Timestamp};
 use orch_conformance::{Counted, Counts};
 use orch_simulation::faulty::{FaultyStore, Rates};
 use tokio::time::Instant;
@@ -40,6 +40,8 @@ struct Moody {
     /// What every wait answers at once, if it does.
     deaf: Arc<Mutex<Option<Deaf>>>,
     pushes_lost: Arc<AtomicU64>,
+    /// Hints that were pushed, however often.
+    pushed: Arc<AtomicU64>,
     lock_millis: u64,
 }
 
@@ -73,6 +75,7 @@ impl Queue for Moody {
             return Err(Error::unavailable("it is away for pushes"));
         }
         self.go()?;
+        self.pushed.fetch_add(items.len() as u64, Ordering::Relaxed);
         self.queue.push(items).await
     }
 
@@ -412,4 +415,20 @@ async fn an_outage_is_told_at_once_then_once_a_minute_and_so_is_its_end() {
     let again = TOLD.get().1;
     assert!((1..=4).contains(&again), "{again}");
     assert_eq!(TOLD.get().0, warned, "nothing is told any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_step_of_a_run_that_takes_many_appends_to_schedule_is_hinted_at_once() {
+    let moody = Moody::default();
+    let rates = Rates { delay: 100, ..Rates::default() };
+    let store = FaultyStore::new(Arc::new(MemoryStore::new()), 1, rates);
+    let limits = Limits { append_entries: 50, ..Limits::default() };
+    let builder = builder().settings(Settings { limits, ..Settings::default() });
+    let orchestrator = builder.store(Arc::new(store)).queue(Arc::new(moody.clone())).start().unwrap();
+    let items: Vec<usize> = (0..2_000).collect();
+    let wide =
+        format!("  - {{ id: each, uses: fn/echo, forEach: {{ items: {items:?} }}, with: {{ n: 1 }} }}\n");
+    assert_eq!(run(&orchestrator, dag(&wide)).await.status, RunStatus::Completed);
+    assert_eq!(moody.pushed.load(Ordering::Relaxed), 2_000);
+    orchestrator.shutdown().await;
 }

@@ -101,7 +101,7 @@ impl RunState {
         let old = std::mem::replace(&mut self.at_mut(at).status, status);
         match old {
             StepStatus::Queued => {
-                self.index.queued.remove(&at);
+                self.index.queued.remove(at);
                 self.index.delayed.remove(&(not_before.unwrap_or_default(), at));
             }
             StepStatus::Running => {
@@ -111,7 +111,7 @@ impl RunState {
             _ => {}
         }
         match status {
-            StepStatus::Queued => drop(self.index.queued.insert(at)),
+            StepStatus::Queued => self.index.queued.insert(at),
             // A `forEach` step is running while its children are; it is no attempt itself.
             StepStatus::Running if self.at(at).map.is_none() => drop(self.index.running.insert(at)),
             _ => {}

@@ -1,5 +1,8 @@
 //! Folding what happens to steps and their attempts.
 
+use std::sync::Arc;
+
+use super::super::pages::Pages;
 use super::super::state::{MapState, RunState, StepError, StepRef, Verdict, Wait};
 use crate::error::{Error, Result};
 use crate::expr::LazyValue;
@@ -135,7 +138,7 @@ impl RunState {
         }
         self.take_signal(at);
         let step = self.at_mut(at);
-        step.output = Some(Box::new(LazyValue::new(output)));
+        step.output = Some(Arc::new(LazyValue::new(output)));
         step.output_hash = Some(e.output_hash);
         step.reused = e.reused.clone().map(Box::new);
         step.error = None;
@@ -394,7 +397,7 @@ impl MapState {
     fn new(items: &[Payload]) -> Self {
         Self {
             items: items.iter().cloned().map(LazyValue::new).collect(),
-            children: vec![super::StepState::default(); items.len()],
+            children: Pages::of(super::StepState::default(), items.len()),
             next: 0,
             again: std::collections::BTreeSet::new(),
             active: 0,

@@ -12,6 +12,7 @@ mod properties;
 mod random;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -309,15 +310,15 @@ impl Sim {
 }
 
 /// The steps in full, as if no expression had read anything yet.
-fn unread(steps: &[StepState]) -> String {
+fn unread(steps: &Pages<StepState>) -> String {
     let fresh = |value: &LazyValue| LazyValue::new(value.payload().clone());
-    let mut steps = steps.to_vec();
-    for step in &mut steps {
-        step.output = step.output.as_deref().map(|output| Box::new(fresh(output)));
+    let mut steps = steps.clone();
+    for step in steps.iter_mut() {
+        step.output = step.output.as_deref().map(|output| Arc::new(fresh(output)));
         if let Some(map) = &mut step.map {
             map.items = map.items.iter().map(fresh).collect();
-            for child in &mut map.children {
-                child.output = child.output.as_deref().map(|output| Box::new(fresh(output)));
+            for child in map.children.iter_mut() {
+                child.output = child.output.as_deref().map(|output| Arc::new(fresh(output)));
             }
         }
     }
