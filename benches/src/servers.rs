@@ -186,8 +186,7 @@ async fn shared(urls: &[String], roles: Roles) -> Result<Orchestrator, Failed> {
     let [mongo, redis] = urls else { return Err("two addresses are needed".into()) };
     let mongo = MongoBackend::open(mongo.parse::<MongoConfig>()?).await?;
     let redis = RedisBackend::open(redis.parse::<RedisConfig>()?).await?;
-    // Places for all processes together are those that one has elsewhere.
-    let settings = Settings { roles, slots: settings().slots / PROCESSES, ..settings() };
+    let settings = Settings { roles, ..settings() };
     let builder = builder().settings(settings).store(Arc::new(mongo.store()));
     Ok(builder.queue(Arc::new(redis.queue())).lock(Arc::new(redis.lock())).start()?)
 }

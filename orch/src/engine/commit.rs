@@ -2,8 +2,8 @@
 //! A run belongs to one of them.
 //!
 //! Requests that arrive while an append is under way are merged: one append per run, one call of the store for all
-//! runs. Nothing is answered, started or announced before its append is durable. A lost race drops the state, reads
-//! it again and asks the rules again.
+//! runs. Nothing is answered, started or announced before its append is durable. Who loses a race reads what is new and
+//! asks the rules again; who wins where others append too leaves them the next turn.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,18 +15,17 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::change::{Answer, Change, Request};
 use super::core::Core;
 use super::effects::{self, Hints};
 use super::health::{Call, is_away, rest};
+use super::land::{echo, land};
 use super::prepare::{Prepared, prepare};
 use super::{execute, load};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RunKey;
 use crate::planner::RunState;
-use crate::store::{Append, EntriesRequest};
 
 /// Requests taken in at once.
 const INTAKE: usize = 4_096;
@@ -38,18 +37,20 @@ const APPENDS: usize = 2;
 const FILL: usize = 64;
 /// Hints that wait for those before them to be pushed, from which on appends wait too.
 const HINTS: usize = 4_096;
-/// Tries of a request that loses every race or meets a store that cannot be reached, before its caller is told.
+/// Tries of a request that meets a store that cannot be reached, before its caller is told; and of one that loses every race.
 const TRIES: u32 = 8;
+const RACES: u32 = 64;
 /// The first rest after a lost race, and the longest.
-const RACE_RESTS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
+const RACE_RESTS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(16));
 /// The first rest after the store could not be reached, and the longest. Runs that failed together rest together: they
 /// come back in one call.
 const AWAY_RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Appends of a run after a lost race for which the state before them is kept: whoever loses again reads what is new, and not
-/// the whole run.
-const WARY: u8 = 16;
-/// Rests before each look at what became of an append whose answer was lost.
-const DOUBT_RESTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
+/// Appends of a run in a row after which others are given way: who loses every race is not heard of otherwise.
+const TURN: u32 = 128;
+/// How often that is halved when others are seen to append. It doubles with each turn in which they are not.
+const CROWD: u8 = 4;
+/// The longest way given. It is twice as long as the append took: time to read what is new, and to append to it.
+const WAY_MAX: Duration = Duration::from_millis(100);
 
 /// A run as the committer knows it.
 #[derive(Debug, Default)]
@@ -65,8 +66,31 @@ struct Slot {
     read_from: Option<u64>,
     /// When it was last touched, by the same count.
     touched: u64,
-    /// Appends for which another lost race is reckoned with.
-    wary: u8,
+    /// Others may append to it, as it was read or a race was lost: the state before an append is kept, so that whoever loses
+    /// reads what is new, and not the whole run.
+    shared: bool,
+    /// Appends that landed in this turn, and how often turns are halved.
+    streak: u32,
+    crowd: u8,
+    /// As far as it was known when reading it began.
+    known: u64,
+}
+
+impl Slot {
+    /// Others have appended to the run.
+    fn meet(&mut self) {
+        (self.shared, self.streak, self.crowd) = (true, 0, CROWD);
+    }
+
+    /// Whether it is the others' turn, now that an append has landed.
+    fn gives_way(&mut self) -> bool {
+        self.streak += 1;
+        let over = self.streak >= TURN >> self.crowd;
+        if over {
+            (self.streak, self.crowd) = (0, self.crowd.saturating_sub(1));
+        }
+        over
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,10 +107,11 @@ enum Residency {
 
 enum Done {
     Loaded(Vec<(RunKey, Result<Option<RunState>>)>),
-    Landed(Vec<(Prepared, Result<()>)>),
+    /// With how long the call of the store took.
+    Landed(Vec<(Prepared, Result<()>)>, Duration),
     /// The queue has the hints, or they are late.
     Hinted,
-    /// The rest is over; with the state before the append that was lost.
+    /// The rest is over; with a state that may be old.
     Rested(RunKey, Option<Box<RunState>>),
 }
 
@@ -228,7 +253,10 @@ impl Committer {
             }
             self.appends += 1;
             let core = Arc::clone(&self.core);
-            self.under_way.push(Box::pin(async move { Done::Landed(land(&core, batch).await) }));
+            self.under_way.push(Box::pin(async move {
+                let (landed, took) = land(&core, batch).await;
+                Done::Landed(landed, took)
+            }));
         }
     }
 
@@ -257,8 +285,8 @@ impl Committer {
         requests: Vec<Request>,
         read_from: Option<u64>,
     ) -> Option<Prepared> {
-        let wary = self.runs.get(key).is_some_and(|slot| slot.wary > 0);
-        let before = state.as_ref().filter(|_| wary).cloned();
+        let shared = self.runs.get(key).is_some_and(|slot| slot.shared);
+        let before = state.as_ref().filter(|_| shared).cloned();
         let mut prepared = prepare(&self.core, key, state, requests, &mut self.scratch);
         if prepared.append.is_some() {
             prepared.before = before;
@@ -313,7 +341,7 @@ impl Committer {
             let (core, states) = (Arc::clone(&self.core), std::mem::replace(&mut self.stale, rest));
             for state in &states {
                 if let Some(slot) = self.runs.get_mut(&state.key) {
-                    slot.reading_from = self.clock;
+                    (slot.reading_from, slot.known) = (self.clock, state.head.seq);
                 }
             }
             self.under_way.push(Box::pin(async move { Done::Loaded(load::refreshed(&core, states).await) }));
@@ -367,12 +395,12 @@ impl Committer {
                 self.note(Call::Read, loaded.iter().filter_map(|(_, state)| state.as_ref().err()));
                 loaded.into_iter().for_each(|(key, state)| self.loaded(&key, state));
             }
-            Done::Landed(landed) => {
+            Done::Landed(landed, took) => {
                 self.appends -= 1;
                 let count = landed.iter().filter(|(_, outcome)| outcome.is_ok()).count();
                 self.core.landed.fetch_add(count as u64, Ordering::Relaxed);
                 self.note(Call::Append, landed.iter().filter_map(|(_, outcome)| outcome.as_ref().err()));
-                landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome));
+                landed.into_iter().for_each(|(prepared, outcome)| self.landed(prepared, outcome, took));
                 self.hint();
             }
             Done::Hinted => {
@@ -380,7 +408,10 @@ impl Committer {
                 self.hint();
             }
             Done::Rested(key, None) => self.put_back(&key, Residency::Unknown),
-            Done::Rested(_, Some(before)) => self.stale.push(*before),
+            Done::Rested(key, Some(state)) => match self.runs.get(&key) {
+                Some(slot) if slot.pending.is_empty() => self.keep(&key, Some(state)),
+                _ => self.stale.push(*state),
+            },
         }
     }
 
@@ -409,6 +440,11 @@ impl Committer {
     fn loaded(&mut self, key: &RunKey, state: Result<Option<RunState>>) {
         if let Some(slot) = self.runs.get_mut(key) {
             slot.read_from = state.is_ok().then_some(slot.reading_from);
+            if let Ok(Some(state)) = &state
+                && state.head.seq > slot.known
+            {
+                slot.meet();
+            }
         }
         match state {
             Ok(Some(state)) => self.put_back(key, Residency::Here(Box::new(state))),
@@ -423,7 +459,7 @@ impl Committer {
         }
     }
 
-    fn landed(&mut self, mut prepared: Prepared, outcome: Result<()>) {
+    fn landed(&mut self, mut prepared: Prepared, outcome: Result<()>, took: Duration) {
         let key = prepared.key.clone();
         match outcome {
             Ok(()) => {
@@ -432,10 +468,12 @@ impl Committer {
                 effects::run(&self.core, state.as_deref(), &mut prepared.effects);
                 let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
                 self.core.watchers.notify(&key, ended);
-                if let Some(slot) = self.runs.get_mut(&key) {
-                    slot.wary = slot.wary.saturating_sub(1);
+                match state {
+                    Some(state) if !ended && self.runs.get_mut(&key).is_some_and(Slot::gives_way) => {
+                        self.rest(&key, (took * 2).min(WAY_MAX), Some(state));
+                    }
+                    state => self.keep(&key, state),
                 }
-                self.keep(&key, state);
                 if prepared.effects.more {
                     let actor = Arc::clone(&self.core.actor);
                     self.accept(Request {
@@ -453,7 +491,7 @@ impl Committer {
                 let lost_race = error.kind() == ErrorKind::Conflict;
                 let before = prepared.before.take().filter(|_| lost_race);
                 if let Some(slot) = self.runs.get_mut(&key).filter(|_| lost_race) {
-                    slot.wary = WARY;
+                    slot.meet();
                 }
                 let requests = prepared.into_requests();
                 if !lost_race && !is_away(&error) {
@@ -474,10 +512,11 @@ impl Committer {
     ) {
         let mut again = Vec::new();
         let mut tries = 0;
+        let most = if error.kind() == ErrorKind::Conflict { RACES } else { TRIES };
         for mut request in requests {
             request.tries += 1;
             let worth_it =
-                request.tries < TRIES || (request.ends_attempt() && !self.core.closed.is_cancelled());
+                request.tries < most || (request.ends_attempt() && !self.core.closed.is_cancelled());
             if error.is_retryable() && worth_it && request.may_repeat(error.kind()) {
                 tries = tries.max(request.tries);
                 again.push(request);
@@ -492,7 +531,6 @@ impl Committer {
             self.runs.remove(key);
             return;
         }
-        slot.residency = Residency::Away;
         // A lost race is tried again at once, an unreachable store after a while; either while doubles.
         let worker = &self.core.worker.id;
         let rest = match (error.kind(), tries) {
@@ -500,10 +538,18 @@ impl Committer {
             (ErrorKind::Conflict, _) => rest(worker, tries, RACE_RESTS.0, RACE_RESTS.1),
             _ => rest(worker, tries, AWAY_RESTS.0, AWAY_RESTS.1),
         };
+        self.rest(key, rest, before);
+    }
+
+    /// Leaves a run alone for a while; a state of it may be old by then.
+    fn rest(&mut self, key: &RunKey, span: Duration, state: Option<Box<RunState>>) {
+        if let Some(slot) = self.runs.get_mut(key) {
+            slot.residency = Residency::Away;
+        }
         let key = key.clone();
         self.under_way.push(Box::pin(async move {
-            tokio::time::sleep(rest).await;
-            Done::Rested(key, before)
+            tokio::time::sleep(span).await;
+            Done::Rested(key, state)
         }));
     }
 }
@@ -539,59 +585,6 @@ impl Request {
             }
         );
         kind != ErrorKind::Indeterminate || !once
-    }
-}
-
-/// An error is told to everybody it concerns; its source stays with the log.
-fn echo(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.message().to_owned());
-    for (key, value) in error.context() {
-        copy = copy.with(key, value);
-    }
-    match error.operation() {
-        Some(operation) => copy.during(operation),
-        None => copy,
-    }
-}
-
-/// Appends, and finds out about what was not answered.
-async fn land(core: &Arc<Core>, mut batch: Vec<Prepared>) -> Vec<(Prepared, Result<()>)> {
-    let appends: Vec<_> = batch.iter_mut().filter_map(|prepared| prepared.append.take()).collect();
-    let begun = Instant::now();
-    let answered = core.store.append(&appends).await;
-    core.observers.iter().for_each(|observer| observer.committed(appends.len(), begun.elapsed()));
-    let mut outcomes = match answered {
-        Ok(outcomes) => outcomes,
-        Err(error) => appends.iter().map(|_| Err(echo(&error))).collect(),
-    };
-    settle_doubts(core, &appends, &mut outcomes).await;
-    batch.into_iter().zip(outcomes).collect()
-}
-
-/// An append whose answer was lost has landed when its stream goes on with exactly its lines. Then everything follows
-/// from it that would have followed; otherwise it stays in doubt.
-async fn settle_doubts(core: &Arc<Core>, appends: &[Append], outcomes: &mut [Result<()>]) {
-    let doubtful = |outcome: &Result<()>| matches!(outcome, Err(e) if e.kind() == ErrorKind::Indeterminate);
-    let doubts: Vec<usize> =
-        (0..outcomes.len()).filter(|i| doubtful(&outcomes[*i]) && !appends[*i].lines.is_empty()).collect();
-    if doubts.is_empty() {
-        return;
-    }
-    let request = |i: &usize| {
-        let Append { tenant, stream, expected, head, .. } = &appends[*i];
-        let limit = usize::try_from(head.seq - expected.seq).unwrap_or(usize::MAX);
-        EntriesRequest { tenant: tenant.clone(), stream: *stream, after: expected.seq, limit }
-    };
-    let requests: Vec<EntriesRequest> = doubts.iter().map(request).collect();
-    for rest in DOUBT_RESTS {
-        tokio::time::sleep(rest).await;
-        let Ok(pages) = core.store.entries(&requests).await else { continue };
-        for (i, page) in doubts.iter().zip(pages) {
-            if page.lines.starts_with(&*appends[*i].lines) {
-                outcomes[*i] = Ok(());
-            }
-        }
-        return;
     }
 }
 

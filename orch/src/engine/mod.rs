@@ -2,7 +2,7 @@
 //!
 //! Data travels one way. A request about a run (submit, start, finish, cancel, …) goes to the committer
 //! (`commit.rs`), which asks the pure rules (`change.rs`, [`planner`](crate::planner)) what it means, encodes the
-//! events (`prepare.rs`) and appends them; what follows from a durable append (`effects.rs`) goes out again: attempts
+//! events (`prepare.rs`) and appends them (`land.rs`); what follows from a durable append (`effects.rs`) goes out again: attempts
 //! to be executed (`execute.rs`), runs of sub-DAGs (`sub_dag.rs`), hints to the queue, word to whoever waits
 //! (`watch.rs`). Workers outside the process lease (`lease.rs`) what hints wait for them at the desk (`desk.rs`). The sweep (`sweep.rs`) comes by wherever that chain was cut.
 
@@ -19,6 +19,7 @@ mod execute;
 mod feed;
 mod handle;
 mod health;
+mod land;
 mod lease;
 mod load;
 mod observe;

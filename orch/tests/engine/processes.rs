@@ -1,5 +1,6 @@
 //! Several orchestrators on one store, as several processes are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,4 +234,45 @@ fn r4_killed_processes_on_threads_of_their_own_lose_nothing() {
     });
     assert!(witness.stopped() > 0, "the killed had something under way");
     assert_eq!(witness.repeated(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_much_to_append_to_a_run_leaves_others_their_turn() {
+    let world = World::new();
+    let settings = Settings { slots: 16, ..Settings::default() };
+    let member = || {
+        let store = FaultyStore::new(Arc::clone(&world.store), 1, Rates::default());
+        store.append_slowly(Duration::from_millis(10));
+        store.answer_late(Duration::from_millis(3));
+        world.member().store(Arc::new(store)).settings(settings.clone()).start().unwrap()
+    };
+    let first = member();
+    let items: Vec<usize> = (0..5_000).collect();
+    let wide = format!("  - {{ id: each, uses: fn/echo, forEach: {{ items: {items:?} }}, with: 1 }}\n");
+    let run = submit(&first, dag(&wide)).await;
+    millis(200).await;
+    let others: Vec<Orchestrator> = (0..2).map(|_| member()).collect();
+    assert_eq!(ended(&first, run).await.status, RunStatus::Completed);
+    world.check(true).await;
+
+    let (mut begun, mut took) = (BTreeMap::new(), BTreeMap::<_, Vec<Duration>>::new());
+    for entry in entries(&first, run).await {
+        match entry.event {
+            Event::StepStarted(started) => drop(begun.insert(started.step, (started.worker, entry.at))),
+            Event::StepSucceeded(succeeded) if succeeded.step.index.is_some() => {
+                let (worker, at) = begun.remove(&succeeded.step).unwrap();
+                took.entry(worker).or_default().push(entry.at.since(at));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(took.len(), 3, "all of them work on it");
+    for (worker, took) in took {
+        let longest = took.iter().max().unwrap();
+        assert!(*longest < Duration::from_secs(5), "{worker:?} waited {longest:?} to record an end");
+        assert!(took.len() > 1_000, "{worker:?} did {} of 5000", took.len());
+    }
+    for orchestrator in others.into_iter().chain([first]) {
+        orchestrator.shutdown().await;
+    }
 }

@@ -47,6 +47,7 @@ struct State {
     blind: u32,
     untold: bool,
     late: Duration,
+    slow: Duration,
     calls: BTreeMap<&'static str, u64>,
 }
 
@@ -76,6 +77,11 @@ impl FaultyStore {
     /// Whether it tells that somebody has written. Most stores that several processes share do not.
     pub fn tell(&self, tells: bool) {
         self.state().untold = !tells;
+    }
+
+    /// Every append takes so long.
+    pub fn append_slowly(&self, span: Duration) {
+        self.state().slow = span;
     }
 
     /// What is read arrives so much later than it was read.
@@ -187,6 +193,11 @@ impl Store for FaultyStore {
             self.freeze(true);
         }
         let last = self.pass("append").await?;
+        let slow = self.state().slow;
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+            self.switch.go_on().await;
+        }
         let mut outcomes = Vec::with_capacity(appends.len());
         for append in appends {
             let outcome = self.append_one(append).await;
