@@ -11,7 +11,7 @@ use orch::queue::{Claim, Item, Queue, Settle};
 use orch::store::{Append, EntriesRequest, Store};
 use orch::{DagId, Digest, ErrorKind, RunId, TenantId, Timestamp};
 use orch_backend_mongo::{MongoBackend, MongoConfig, MongoStore};
-use orch_servers::{Kind, Server, initiate, skipped};
+use orch_servers::{Kind, Server, initiate, initiate_set, primary, skipped};
 
 fn tenant() -> TenantId {
     TenantId::new("a").unwrap()
@@ -82,22 +82,32 @@ async fn append_on_and_on(store: MongoStore, stream: Stream, stop: Arc<AtomicBoo
 
 /// Answers how often an answer was lost.
 async fn killed_again_and_again(mut server: Server, url: String) -> u32 {
+    written_while(url, async move {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            server.kill();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            server = tokio::task::spawn_blocking(move || {
+                server.start_again();
+                server
+            })
+            .await
+            .unwrap();
+        }
+        vec![server]
+    })
+    .await
+}
+
+/// Appends to several streams while servers are harmed, and holds what is there afterwards against what was acknowledged.
+/// Answers how often an answer was lost.
+async fn written_while(url: String, harm: impl Future<Output = Vec<Server>>) -> u32 {
     let backend = MongoBackend::open(MongoConfig::new(url).unwrap()).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..8)
         .map(|number| tokio::spawn(append_on_and_on(backend.store(), stream(number), Arc::clone(&stop))))
         .collect();
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        server.kill();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        server = tokio::task::spawn_blocking(move || {
-            server.start_again();
-            server
-        })
-        .await
-        .unwrap();
-    }
+    let _servers = harm.await;
     let mut doubts = 0;
     let (_, before) = read_in_the_end(&backend.store(), stream(0)).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -132,6 +142,37 @@ async fn l1_every_acknowledged_append_outlives_a_kill_of_a_standalone() {
     let url = server.url();
     let doubts = killed_again_and_again(server, url).await;
     assert!(doubts > 0, "the server was killed in the middle of appends");
+}
+
+/// The primary is killed, and another time stopped while the others elect one that goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_every_acknowledged_append_outlives_the_loss_of_one_primary_after_the_other() {
+    let start = || Server::start(Kind::Mongo, &["--replSet", "rs", "--oplogSize", "50"]);
+    let Some(mut servers) = (0..3).map(|_| start()).collect::<Option<Vec<_>>>() else {
+        return skipped(Kind::Mongo);
+    };
+    initiate_set(&servers);
+    let hosts: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    let url = format!("mongodb://{}/?replicaSet=rs&heartbeatFrequencyMS=500", hosts.join(","));
+    let harm = tokio::task::spawn_blocking(move || {
+        for kills in [true, false, true] {
+            std::thread::sleep(Duration::from_secs(1));
+            let old = primary(servers.iter());
+            let at = servers.iter().position(|server| server.port() == old).unwrap();
+            if kills {
+                servers[at].kill()
+            } else {
+                servers[at].freeze()
+            }
+            let new = primary(servers.iter().filter(|server| server.port() != old));
+            assert_ne!(old, new, "another is elected");
+            // The new one is written to while the old one is away.
+            std::thread::sleep(Duration::from_secs(1));
+            if kills { servers[at].start_again() } else { servers[at].thaw() }
+        }
+        servers
+    });
+    written_while(url, async { harm.await.unwrap() }).await;
 }
 
 fn item(number: usize) -> Item {

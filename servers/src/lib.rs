@@ -19,7 +19,7 @@ mod shared;
 
 pub use certificates::certificate;
 pub use fetch::fetch;
-pub use mongo::{initiate, step_down};
+pub use mongo::{initiate, initiate_set, primary, step_down};
 pub use process::Server;
 pub use program::{Kind, PROMTOOL, Program};
 pub use proxy::{Proxy, Wire};

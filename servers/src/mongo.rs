@@ -1,4 +1,4 @@
-//! Making a lone MongoDB server a replica set of one, and having it step down.
+//! Making MongoDB servers a replica set, and having its primary step down.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,18 +12,44 @@ use crate::process::Server;
 /// # Panics
 /// When it does not become one.
 pub fn initiate(server: &Server) {
-    let host = format!("127.0.0.1:{}", server.port());
-    let member = document(&[int("_id", 0), string("host", &host)]);
-    let members = document(&[embedded(0x04, "members", &document(&[embedded(0x03, "0", &member)]))]);
-    // The document's own frame is taken off again: its one element goes into the configuration.
-    let members = members[4..members.len() - 1].to_vec();
-    let config = document(&[string("_id", "rs"), members]);
-    let reply = command(server.port(), &[embedded(0x03, "replSetInitiate", &config)]);
+    initiate_set(std::slice::from_ref(server));
+}
+
+/// Makes servers that were started with `--replSet rs` a replica set, and waits until it has a primary. Who hears nothing of
+/// the primary for two seconds calls for another.
+///
+/// # Panics
+/// When none is elected.
+pub fn initiate_set(servers: &[Server]) {
+    let member = |(number, server): (usize, &Server)| {
+        let host = format!("127.0.0.1:{}", server.port());
+        let member = document(&[int("_id", i32::try_from(number).expect("few")), string("host", &host)]);
+        embedded(0x03, &number.to_string(), &member)
+    };
+    let members: Vec<Vec<u8>> = servers.iter().enumerate().map(member).collect();
+    let settings = document(&[int("electionTimeoutMillis", 2_000), int("heartbeatIntervalMillis", 500)]);
+    let config = document(&[
+        string("_id", "rs"),
+        embedded(0x04, "members", &document(&members)),
+        embedded(0x03, "settings", &settings),
+    ]);
+    let reply = command(servers[0].port(), &[embedded(0x03, "replSetInitiate", &config)]);
     assert!(says(&reply, b"\x01ok\0\0\0\0\0\0\0\xf0\x3f"), "the replica set is made: {}", readable(&reply));
+    let _ = primary(servers.iter());
+}
+
+/// The port of the primary of a replica set of which these servers answer, once it has one.
+///
+/// # Panics
+/// When none is elected, or a server does not answer.
+#[must_use]
+pub fn primary<'a>(servers: impl Iterator<Item = &'a Server> + Clone) -> u16 {
     for _ in 0..300 {
-        let hello = command(server.port(), &[int("hello", 1)]);
-        if says(&hello, b"\x08isWritablePrimary\0\x01") {
-            return;
+        for server in servers.clone() {
+            let hello = command(server.port(), &[int("hello", 1)]);
+            if says(&hello, b"\x08isWritablePrimary\0\x01") {
+                return server.port();
+            }
         }
         thread::sleep(Duration::from_millis(100));
     }
