@@ -20,9 +20,6 @@ use crate::config::MongoConfig;
 use crate::error::{Doing, late, mapped, of_opening, reading, writing};
 use crate::indexes;
 
-/// `maxWireVersion` of MongoDB 4.4, the oldest with `$unionWith`.
-const WIRE_4_4: i32 = 9;
-
 /// Sub-queries of one aggregation: a pipeline may have 1 000 stages, and some servers allow 200.
 const UNION_MAX: usize = 100;
 
@@ -128,11 +125,6 @@ impl Connection {
         let database = client.database(&config.namespace);
         let hello = database.run_command(doc! {"hello": 1}).await;
         let hello = hello.map_err(|error| of_opening(&error, encrypted))?;
-        let wire = hello.get_i32("maxWireVersion").unwrap_or(0);
-        if wire < WIRE_4_4 {
-            return Err(Error::unsupported("server is too old; MongoDB 4.4 or later is needed")
-                .with("wireVersion", wire));
-        }
         let tells = hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
         indexes::ensure(&database).await?;
         Ok(Self { client, database, config, write_concern, tells, closed: AtomicBool::new(false) })

@@ -34,6 +34,10 @@ pub(crate) fn of_opening(error: &DriverError, encrypted: bool) -> Error {
     let text = error.to_string();
     let says = |part: &str| text.contains(part);
     let (kind, message) = match error.kind.as_ref() {
+        // The driver speaks to 4.4 and later, too, and does not say by its kind of error that a server is older.
+        DriverKind::ServerSelection { .. } if says("driver requires at least") => {
+            (ErrorKind::Unsupported, TOO_OLD)
+        }
         DriverKind::ServerSelection { .. } | DriverKind::Io(_)
             if says("invalid peer certificate") || says("received fatal alert") =>
         {
@@ -89,6 +93,8 @@ pub(crate) fn is_duplicate(error: &DriverError) -> bool {
     }
 }
 
+/// 4.4 is the oldest with `$unionWith`.
+const TOO_OLD: &str = "server is too old; MongoDB 4.4 or later is needed";
 const LOST: &str = "answer of the database was lost; the changes may be there or not";
 
 /// What a lost connection means.
@@ -119,9 +125,7 @@ fn meaning(error: &DriverError, doing: Doing) -> (ErrorKind, &'static str) {
         }
         DriverKind::InvalidTlsConfig { .. } => (ErrorKind::Invalid, "settings of TLS are wrong"),
         DriverKind::InvalidArgument { .. } => (ErrorKind::Invalid, "settings of the database are wrong"),
-        DriverKind::IncompatibleServer { .. } => {
-            (ErrorKind::Unsupported, "server is too old; 4.4 or later is needed")
-        }
+        DriverKind::IncompatibleServer { .. } => (ErrorKind::Unsupported, TOO_OLD),
         DriverKind::Shutdown => (ErrorKind::Closed, "database was closed"),
         DriverKind::Bson(_) if doing == Doing::Reading => {
             (ErrorKind::Corrupt, "database holds a document of another shape")

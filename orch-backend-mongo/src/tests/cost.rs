@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Commands that were sent, by name.
+/// Commands that were sent, by name; those that a sharded cluster would not take are told apart.
 type Commands = Arc<Mutex<Vec<String>>>;
 
 async fn counted(shared: Shared) -> Option<(MongoBackend, Commands)> {
@@ -12,10 +12,45 @@ async fn counted(shared: Shared) -> Option<(MongoBackend, Commands)> {
     let noted = Arc::clone(&commands);
     options.command_event_handler = Some(EventHandler::callback(move |event| {
         if let CommandEvent::Started(started) = event {
-            noted.lock().unwrap().push(started.command_name);
+            let fits = fits_shards(&started.command);
+            let name = started.command_name;
+            noted.lock().unwrap().push(if fits { name } else { format!("{name} without its key") });
         }
     }));
     Some((MongoBackend::on(Connection::open_with(config, options).await.unwrap()), commands))
+}
+
+/// Whether a cluster that is sharded by `_id` knows where a command belongs: what changes one document names its whole key,
+/// and nothing is in a transaction. (What changes many documents goes to every shard.)
+fn fits_shards(command: &Document) -> bool {
+    let whole_key = |filter: Option<&Document>| {
+        let key = filter.and_then(|filter| filter.get("_id"));
+        key.is_some_and(|key| {
+            !key.as_document().is_some_and(|key| key.keys().any(|name| name.starts_with('$')))
+        })
+    };
+    let each = |list: &str, filter: &str, many: &dyn Fn(&Document) -> bool| {
+        let statements = command.get_array(list).unwrap().iter().map(|one| one.as_document().unwrap());
+        statements.clone().all(|one| many(one) || whole_key(one.get_document(filter).ok()))
+    };
+    let known = match command.keys().next().map(String::as_str) {
+        Some("update") => each("updates", "q", &|one| one.get_bool("multi").unwrap_or(false)),
+        Some("delete") => each("deletes", "q", &|one| one.get_i32("limit").unwrap() == 0),
+        Some("findAndModify") => whole_key(command.get_document("query").ok()),
+        _ => true,
+    };
+    known && !command.contains_key("startTransaction")
+}
+
+#[test]
+fn a_command_that_no_sharded_cluster_would_take_is_seen() {
+    let of = |query: Document, multi: bool| doc! {"update": "c", "updates": [{"q": query, "u": {}, "multi": multi}]};
+    assert!(fits_shards(&of(doc! {"_id": "a", "state": 1}, false)));
+    assert!(fits_shards(&of(doc! {"state": 1}, true)));
+    assert!(!fits_shards(&of(doc! {"state": 1}, false)));
+    assert!(!fits_shards(&of(doc! {"_id": {"$gt": "a"}}, false)));
+    assert!(!fits_shards(&doc! {"delete": "c", "deletes": [{"q": {"a": 1}, "limit": 1}]}));
+    assert!(!fits_shards(&doc! {"findAndModify": "c", "query": {"a": 1}}));
 }
 
 fn take(commands: &Commands) -> Vec<String> {

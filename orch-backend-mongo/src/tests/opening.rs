@@ -94,6 +94,45 @@ async fn a_refused_connection_is_unavailable_and_says_where() {
     assert!(text.contains("127.0.0.1:1") && !text.contains("s3cret"), "{text}");
 }
 
+/// A server that says of itself what MongoDB 4.2 says, to whoever asks and whatever is asked.
+fn old_server() -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = |mut client: std::net::TcpStream| {
+        let hello = doc! { "ismaster": true, "helloOk": true, "minWireVersion": 0, "maxWireVersion": 8,
+        "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000, "maxWriteBatchSize": 100_000, "ok": 1.0 };
+        let hello = mongodb::bson::serialize_to_vec(&hello).unwrap();
+        let mut header = [0; 16];
+        while client.read_exact(&mut header).is_ok() {
+            let word = |at: usize| i32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+            std::io::copy(&mut (&client).take(u64::try_from(word(0) - 16).unwrap()), &mut std::io::sink())
+                .unwrap();
+            // OP_MSG is answered in kind; what came before it (OP_QUERY), with OP_REPLY: flags, cursor, from, count.
+            let (op, head): (i32, Vec<u8>) = match word(12) {
+                2013 => (2013, vec![0; 5]),
+                _ => (1, [[0; 16].as_slice(), &1_i32.to_le_bytes()].concat()),
+            };
+            let length = i32::try_from(16 + head.len() + hello.len()).unwrap();
+            let words = [length, 1, word(4), op].map(i32::to_le_bytes).concat();
+            client.write_all(&[words, head, hello.clone()].concat()).unwrap();
+        }
+    };
+    std::thread::spawn(move || {
+        listener.incoming().flatten().for_each(|client| drop(std::thread::spawn(move || answer(client))))
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_old_server_is_told() {
+    let url = format!("mongodb://127.0.0.1:{}/?serverSelectionTimeoutMS=2000", old_server());
+    let error = MongoBackend::open(MongoConfig::new(url).unwrap()).await.unwrap_err();
+    let text = format!("{error:?}");
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
+    assert!(text.contains("4.4 or later"), "{text}");
+}
+
 #[tokio::test]
 async fn weak_writes_promise_less() {
     let Some(url) = address(Shared::Mongo) else { return };
