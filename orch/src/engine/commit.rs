@@ -20,6 +20,7 @@ use super::change::{Answer, Change, Request};
 use super::core::Core;
 use super::effects::{self, Hints};
 use super::health::{Call, is_away, rest};
+use super::known::{Known, Residency};
 use super::land::{echo, land};
 use super::prepare::{Prepared, prepare};
 use super::{execute, load};
@@ -45,65 +46,8 @@ const RACE_RESTS: (Duration, Duration) = (Duration::from_millis(2), Duration::fr
 /// The first rest after the store could not be reached, and the longest. Runs that failed together rest together: they
 /// come back in one call.
 const AWAY_RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Appends of a run in a row after which others are given way: who loses every race is not heard of otherwise.
-const TURN: u32 = 128;
-/// How often that is halved when others are seen to append. It doubles with each turn in which they are not.
-const CROWD: u8 = 4;
 /// The longest way given. It is twice as long as the append took: time to read what is new, and to append to it.
 const WAY_MAX: Duration = Duration::from_millis(100);
-
-/// A run as the committer knows it.
-#[derive(Debug, Default)]
-struct Slot {
-    residency: Residency,
-    pending: Vec<Request>,
-    /// Whether it stands in the queue of runs to be looked after.
-    listed: bool,
-    /// When reading it began, by the committer's own count.
-    reading_from: u64,
-    /// The same, once it is read and until it is used: to what was asked before, an answer without an append is then as good as
-    /// the store's word.
-    read_from: Option<u64>,
-    /// When it was last touched, by the same count.
-    touched: u64,
-    /// Others may append to it, as it was read or a race was lost: the state before an append is kept, so that whoever loses
-    /// reads what is new, and not the whole run.
-    shared: bool,
-    /// Appends that landed in this turn, and how often turns are halved.
-    streak: u32,
-    crowd: u8,
-    /// As far as it was known when reading it began.
-    known: u64,
-}
-
-impl Slot {
-    /// Others have appended to the run.
-    fn meet(&mut self) {
-        (self.shared, self.streak, self.crowd) = (true, 0, CROWD);
-    }
-
-    /// Whether it is the others' turn, now that an append has landed.
-    fn gives_way(&mut self) -> bool {
-        self.streak += 1;
-        let over = self.streak >= TURN >> self.crowd;
-        if over {
-            (self.streak, self.crowd) = (0, self.crowd.saturating_sub(1));
-        }
-        over
-    }
-}
-
-#[derive(Debug, Default)]
-enum Residency {
-    /// Never read, or dropped.
-    #[default]
-    Unknown,
-    /// Read and not there, as far as is known.
-    Missing,
-    Here(Box<RunState>),
-    /// With a future that reads or appends.
-    Away,
-}
 
 enum Done {
     Loaded(Vec<(RunKey, Result<Option<RunState>>)>),
@@ -120,7 +64,7 @@ pub(super) struct Committer {
     /// Which of the committers it is.
     number: usize,
     inbox: mpsc::Receiver<Request>,
-    runs: HashMap<RunKey, Slot>,
+    runs: HashMap<RunKey, Known>,
     listed: VecDeque<RunKey>,
     /// Pictures of runs that may be old, to be brought up to date.
     stale: Vec<RunState>,
@@ -184,22 +128,22 @@ impl Committer {
     fn accept(&mut self, mut request: Request) {
         self.clock += 1;
         request.asked = self.clock;
-        let slot = self.runs.entry(request.key.clone()).or_default();
-        slot.touched = self.clock;
-        if matches!(request.change, Change::Create(_)) && matches!(slot.residency, Residency::Unknown) {
+        let known = self.runs.entry(request.key.clone()).or_default();
+        known.touched = self.clock;
+        if matches!(request.change, Change::Create(_)) && matches!(known.residency, Residency::Unknown) {
             // Most runs are new: the append says so if this one is not.
-            slot.residency = Residency::Missing;
+            known.residency = Residency::Missing;
         }
-        if !std::mem::replace(&mut slot.listed, true) {
+        if !std::mem::replace(&mut known.listed, true) {
             self.listed.push_back(request.key.clone());
         }
-        slot.pending.push(request);
+        known.pending.push(request);
     }
 
     fn list(&mut self, key: RunKey) {
-        if let Some(slot) = self.runs.get_mut(&key)
-            && !slot.pending.is_empty()
-            && !std::mem::replace(&mut slot.listed, true)
+        if let Some(known) = self.runs.get_mut(&key)
+            && !known.pending.is_empty()
+            && !std::mem::replace(&mut known.listed, true)
         {
             self.listed.push_back(key);
         }
@@ -209,11 +153,11 @@ impl Committer {
     fn load(&mut self) {
         let mut keys = Vec::new();
         for key in &self.listed {
-            if let Some(slot) = self.runs.get_mut(key)
-                && matches!(slot.residency, Residency::Unknown)
+            if let Some(known) = self.runs.get_mut(key)
+                && matches!(known.residency, Residency::Unknown)
             {
-                slot.residency = Residency::Away;
-                slot.reading_from = self.clock;
+                known.residency = Residency::Away;
+                known.reading_from = self.clock;
                 keys.push(key.clone());
             }
         }
@@ -241,8 +185,8 @@ impl Committer {
                     }
                     Take::Away => {
                         // It is listed again when it comes back.
-                        if let Some(slot) = self.runs.get_mut(&key) {
-                            slot.listed = false;
+                        if let Some(known) = self.runs.get_mut(&key) {
+                            known.listed = false;
                         }
                     }
                 }
@@ -261,18 +205,18 @@ impl Committer {
     }
 
     fn take(&mut self, key: &RunKey) -> Take {
-        let Some(slot) = self.runs.get_mut(key) else { return Take::Away };
-        let state = match std::mem::replace(&mut slot.residency, Residency::Away) {
+        let Some(known) = self.runs.get_mut(key) else { return Take::Away };
+        let state = match std::mem::replace(&mut known.residency, Residency::Away) {
             Residency::Here(state) => Some(state),
             Residency::Missing => None,
             away @ (Residency::Away | Residency::Unknown) => {
-                slot.residency = away;
+                known.residency = away;
                 return Take::Away;
             }
         };
-        slot.listed = false;
-        let read_from = slot.read_from.take();
-        Take::Ready { state, requests: std::mem::take(&mut slot.pending), read_from }
+        known.listed = false;
+        let read_from = known.read_from.take();
+        Take::Ready { state, requests: std::mem::take(&mut known.pending), read_from }
     }
 
     /// Asks the rules. What needs no append is answered at once and the state stays, unless the answer may be owed
@@ -285,7 +229,7 @@ impl Committer {
         requests: Vec<Request>,
         read_from: Option<u64>,
     ) -> Option<Prepared> {
-        let shared = self.runs.get(key).is_some_and(|slot| slot.shared);
+        let shared = self.runs.get(key).is_some_and(|known| known.shared);
         let before = state.as_ref().filter(|_| shared).cloned();
         let mut prepared = prepare(&self.core, key, state, requests, &mut self.scratch);
         if prepared.append.is_some() {
@@ -322,10 +266,10 @@ impl Committer {
             effects::run(&self.core, state.as_deref(), &mut prepared.effects);
         }
         answers.into_iter().for_each(|(request, answer)| request.answer(&self.core, answer));
-        if let Some(slot) = self.runs.get_mut(key) {
+        if let Some(known) = self.runs.get_mut(key) {
             let mut requests: Vec<_> = again.into_iter().map(|(request, _)| request).collect();
-            requests.append(&mut slot.pending);
-            slot.pending = requests;
+            requests.append(&mut known.pending);
+            known.pending = requests;
         }
         match state {
             Some(state) => self.stale.push(*state),
@@ -340,8 +284,8 @@ impl Committer {
             let rest = self.stale.split_off(self.stale.len().min(BATCH));
             let (core, states) = (Arc::clone(&self.core), std::mem::replace(&mut self.stale, rest));
             for state in &states {
-                if let Some(slot) = self.runs.get_mut(&state.key) {
-                    (slot.reading_from, slot.known) = (self.clock, state.head.seq);
+                if let Some(known) = self.runs.get_mut(&state.key) {
+                    (known.reading_from, known.read_to) = (self.clock, state.head.seq);
                 }
             }
             self.under_way.push(Box::pin(async move { Done::Loaded(load::refreshed(&core, states).await) }));
@@ -349,8 +293,8 @@ impl Committer {
     }
 
     fn put_back(&mut self, key: &RunKey, residency: Residency) {
-        if let Some(slot) = self.runs.get_mut(key) {
-            slot.residency = residency;
+        if let Some(known) = self.runs.get_mut(key) {
+            known.residency = residency;
         }
         self.list(key.clone());
     }
@@ -363,7 +307,7 @@ impl Committer {
         };
         let gone = matches!(residency, Residency::Unknown);
         self.put_back(key, residency);
-        if gone && self.runs.get(key).is_some_and(|slot| slot.pending.is_empty()) {
+        if gone && self.runs.get(key).is_some_and(|known| known.pending.is_empty()) {
             self.runs.remove(key);
         } else if self.runs.len() > self.cached_max() {
             self.evict();
@@ -377,16 +321,16 @@ impl Committer {
 
     /// Drops the states that were not touched for longest: a tenth at once, so that it costs little per run.
     fn evict(&mut self) {
-        let idle = |slot: &Slot| slot.pending.is_empty() && !matches!(slot.residency, Residency::Away);
+        let idle = |known: &Known| known.pending.is_empty() && !matches!(known.residency, Residency::Away);
         let mut ages: Vec<u64> =
-            self.runs.values().filter(|slot| idle(slot)).map(|slot| slot.touched).collect();
+            self.runs.values().filter(|known| idle(known)).map(|known| known.touched).collect();
         let count = (self.cached_max() / 10).clamp(1, ages.len().max(1));
         if ages.len() < count {
             return;
         }
         let (_, border, _) = ages.select_nth_unstable(count - 1);
         let border = *border;
-        self.runs.retain(|_, slot| !(idle(slot) && slot.touched <= border));
+        self.runs.retain(|_, known| !(idle(known) && known.touched <= border));
     }
 
     fn done(&mut self, done: Done) {
@@ -409,7 +353,7 @@ impl Committer {
             }
             Done::Rested(key, None) => self.put_back(&key, Residency::Unknown),
             Done::Rested(key, Some(state)) => match self.runs.get(&key) {
-                Some(slot) if slot.pending.is_empty() => self.keep(&key, Some(state)),
+                Some(known) if known.pending.is_empty() => self.keep(&key, Some(state)),
                 _ => self.stale.push(*state),
             },
         }
@@ -438,12 +382,12 @@ impl Committer {
     }
 
     fn loaded(&mut self, key: &RunKey, state: Result<Option<RunState>>) {
-        if let Some(slot) = self.runs.get_mut(key) {
-            slot.read_from = state.is_ok().then_some(slot.reading_from);
+        if let Some(known) = self.runs.get_mut(key) {
+            known.read_from = state.is_ok().then_some(known.reading_from);
             if let Ok(Some(state)) = &state
-                && state.head.seq > slot.known
+                && state.head.seq > known.read_to
             {
-                slot.meet();
+                known.meet();
             }
         }
         match state {
@@ -453,7 +397,7 @@ impl Committer {
                 if !is_away(&error) {
                     tracing::warn!(run = %key, %error, "a run cannot be read");
                 }
-                let requests = self.runs.get_mut(key).map(|slot| std::mem::take(&mut slot.pending));
+                let requests = self.runs.get_mut(key).map(|known| std::mem::take(&mut known.pending));
                 self.again_or_refuse(key, requests.unwrap_or_default(), &error, None);
             }
         }
@@ -469,7 +413,7 @@ impl Committer {
                 let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
                 self.core.watchers.notify(&key, ended);
                 match state {
-                    Some(state) if !ended && self.runs.get_mut(&key).is_some_and(Slot::gives_way) => {
+                    Some(state) if !ended && self.runs.get_mut(&key).is_some_and(Known::gives_way) => {
                         self.rest(&key, (took * 2).min(WAY_MAX), Some(state));
                     }
                     state => self.keep(&key, state),
@@ -490,8 +434,8 @@ impl Committer {
             Err(error) => {
                 let lost_race = error.kind() == ErrorKind::Conflict;
                 let before = prepared.before.take().filter(|_| lost_race);
-                if let Some(slot) = self.runs.get_mut(&key).filter(|_| lost_race) {
-                    slot.meet();
+                if let Some(known) = self.runs.get_mut(&key).filter(|_| lost_race) {
+                    known.meet();
                 }
                 let requests = prepared.into_requests();
                 if !lost_race && !is_away(&error) {
@@ -524,10 +468,10 @@ impl Committer {
                 request.answer(&self.core, Err(echo(error)));
             }
         }
-        let Some(slot) = self.runs.get_mut(key) else { return };
-        again.append(&mut slot.pending);
-        slot.pending = again;
-        if slot.pending.is_empty() {
+        let Some(known) = self.runs.get_mut(key) else { return };
+        again.append(&mut known.pending);
+        known.pending = again;
+        if known.pending.is_empty() {
             self.runs.remove(key);
             return;
         }
@@ -543,8 +487,8 @@ impl Committer {
 
     /// Leaves a run alone for a while; a state of it may be old by then.
     fn rest(&mut self, key: &RunKey, span: Duration, state: Option<Box<RunState>>) {
-        if let Some(slot) = self.runs.get_mut(key) {
-            slot.residency = Residency::Away;
+        if let Some(known) = self.runs.get_mut(key) {
+            known.residency = Residency::Away;
         }
         let key = key.clone();
         self.under_way.push(Box::pin(async move {

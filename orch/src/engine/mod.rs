@@ -19,6 +19,7 @@ mod execute;
 mod feed;
 mod handle;
 mod health;
+mod known;
 mod land;
 mod lease;
 mod load;
