@@ -413,7 +413,9 @@ impl Committer {
                 let ended = state.as_ref().is_none_or(|state| state.ended.is_some());
                 self.core.watchers.notify(&key, ended);
                 match state {
-                    Some(state) if !ended && self.runs.get_mut(&key).is_some_and(Known::gives_way) => {
+                    Some(state)
+                        if !ended && self.runs.get_mut(&key).is_some_and(|known| known.gives_way(took)) =>
+                    {
                         self.rest(&key, (took * 2).min(WAY_MAX), Some(state));
                     }
                     state => self.keep(&key, state),

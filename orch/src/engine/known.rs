@@ -1,12 +1,14 @@
 //! A run as its committer knows it.
 
+use std::time::Duration;
+
 use super::change::Request;
 use crate::planner::RunState;
 
-/// Appends of a run in a row after which others are given way: who loses every race is not heard of otherwise.
-const TURN: u32 = 128;
+/// Time spent on appends to one run in a row after which others are given way: who loses every race is not heard of otherwise.
+const TURN: Duration = Duration::from_secs(1);
 /// How often that is halved when others are seen to append. It doubles with each turn in which they are not.
-const CROWD: u8 = 4;
+const CROWD: u32 = 4;
 
 /// A run as the committer knows it.
 #[derive(Debug, Default)]
@@ -25,9 +27,9 @@ pub(super) struct Known {
     /// Others may append to it, as it was read or a race was lost: the state before an append is kept, so that whoever loses
     /// reads what is new, and not the whole run.
     pub(super) shared: bool,
-    /// Appends that landed in this turn, and how often turns are halved.
-    streak: u32,
-    crowd: u8,
+    /// How long the appends of this turn took, and how often turns are halved.
+    streak: Duration,
+    crowd: u32,
     /// How far it was read when reading it began.
     pub(super) read_to: u64,
 }
@@ -35,15 +37,15 @@ pub(super) struct Known {
 impl Known {
     /// Others have appended to the run.
     pub(super) fn meet(&mut self) {
-        (self.shared, self.streak, self.crowd) = (true, 0, CROWD);
+        (self.shared, self.streak, self.crowd) = (true, Duration::ZERO, CROWD);
     }
 
-    /// Whether it is the others' turn, now that an append has landed.
-    pub(super) fn gives_way(&mut self) -> bool {
-        self.streak += 1;
-        let over = self.streak >= TURN >> self.crowd;
+    /// Whether it is the others' turn, now that an append has landed that took so long.
+    pub(super) fn gives_way(&mut self, took: Duration) -> bool {
+        self.streak += took;
+        let over = self.streak >= TURN / (1 << self.crowd);
         if over {
-            (self.streak, self.crowd) = (0, self.crowd.saturating_sub(1));
+            (self.streak, self.crowd) = (Duration::ZERO, self.crowd.saturating_sub(1));
         }
         over
     }
