@@ -1,4 +1,4 @@
-//! A server that dies, comes back, or stands still.
+//! A server that dies, comes back, or stands still, and a wire to it that fails.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
@@ -11,7 +11,7 @@ use orch::queue::{Claim, Item, Queue, Settle};
 use orch::store::{Append, EntriesRequest, Store};
 use orch::{DagId, Digest, ErrorKind, RunId, TenantId, Timestamp};
 use orch_backend_mongo::{MongoBackend, MongoConfig, MongoStore};
-use orch_servers::{Kind, Server, initiate, initiate_set, primary, skipped};
+use orch_servers::{Kind, Proxy, Server, Wire, initiate, initiate_set, primary, skipped};
 
 fn tenant() -> TenantId {
     TenantId::new("a").unwrap()
@@ -265,4 +265,67 @@ async fn a_server_that_stands_still_is_given_up_in_time() {
         Ok(()) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}"),
     }
+}
+
+/// A store behind a wire that can fail.
+async fn wired() -> Option<(Server, Proxy, MongoStore)> {
+    let Some(server) = Server::start(Kind::Mongo, &["--replSet", "rs"]) else {
+        skipped(Kind::Mongo);
+        return None;
+    };
+    initiate(&server);
+    let proxy = Proxy::before(server.port());
+    let options =
+        "directConnection=true&callTimeoutMS=1000&serverSelectionTimeoutMS=1000&heartbeatFrequencyMS=500";
+    let url = format!("mongodb://127.0.0.1:{}/?{options}", proxy.port());
+    let backend = MongoBackend::open(MongoConfig::new(url).unwrap()).await.unwrap();
+    Some((server, proxy, backend.store()))
+}
+
+async fn land(store: &MongoStore, expected: Head, text: &str) -> Result<Head, ErrorKind> {
+    let append = note(stream(1), expected, text);
+    let answer = store.append(std::slice::from_ref(&append)).await.map(|mut answers| answers.remove(0));
+    answer.and_then(|answer| answer).map(|()| append.head).map_err(|error| error.kind())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_dropped_reply_is_indeterminate_and_reading_tells() {
+    let Some((_server, proxy, store)) = wired().await else { return };
+    let mut acknowledged = land(&store, Head::EMPTY, "first").await.unwrap();
+    let mut landed = 0;
+    for round in 0..3 {
+        proxy.set(Wire::DropsReplies);
+        let text = format!("in doubt {round}");
+        let expected = note(stream(1), acknowledged, &text).head;
+        assert_eq!(land(&store, acknowledged, &text).await, Err(ErrorKind::Indeterminate));
+        proxy.set(Wire::Sound);
+        let (_, head) = read_in_the_end(&store, stream(1)).await;
+        assert!(head == acknowledged || head == expected, "wholly or not at all");
+        landed += u32::from(head == expected);
+        acknowledged = head;
+    }
+    assert!(landed > 0 && proxy.struck() >= 3, "the fault struck: {landed} of {} landed", proxy.struck());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wire_that_is_cut_mends_and_one_that_is_slow_only_takes_longer() {
+    let Some((_server, proxy, store)) = wired().await else { return };
+    let mut acknowledged = land(&store, Head::EMPTY, "first").await.unwrap();
+    for round in 0..3 {
+        proxy.set(Wire::Cut);
+        assert!(land(&store, acknowledged, "lost").await.is_err(), "round {round}");
+        proxy.set(Wire::Sound);
+        assert_eq!(
+            read_in_the_end(&store, stream(1)).await.1,
+            acknowledged,
+            "what never arrived is not there"
+        );
+        acknowledged = land(&store, acknowledged, "kept").await.unwrap();
+    }
+    proxy.set(Wire::Delays(Duration::from_millis(20)));
+    for number in 0..3 {
+        acknowledged = land(&store, acknowledged, &format!("slow {number}")).await.unwrap();
+    }
+    assert_eq!(read_in_the_end(&store, stream(1)).await.1, acknowledged);
+    assert!(proxy.struck() >= 6, "the fault struck: {}", proxy.struck());
 }
