@@ -32,7 +32,7 @@ fn query(filter: Document, order: Document, limit: i64, part: i32) -> Vec<Docume
         doc! {"$match": filter},
         doc! {"$sort": order},
         doc! {"$limit": limit},
-        doc! {"$set": {"part": {"$literal": part}}},
+        doc! {"$set": {"part": {"$literal": part}, "stale": place::stale()}},
     ]
 }
 
@@ -98,15 +98,15 @@ impl Inner {
         let (mut told, mut gone, mut never) = (Vec::new(), Vec::new(), Vec::new());
         for listed in open {
             match stands.get(&stream_of(listed)) {
-                Some(Stand { known, row: Some(row) }) => {
-                    if known.head.seq.cast_signed() > listed.open.unwrap_or(-1) {
-                        told.push(place::stands(row, known, false));
-                    }
+                Some(Stand { known, row: Some(row) })
+                    if known.head.seq.cast_signed() > listed.open.unwrap_or(-1) =>
+                {
+                    told.push(place::stands(row, known, false));
                 }
                 None if listed.seq.is_some() => gone.push(place::is_gone(listed)),
-                None => never.push(place::never_began(&listed.id)),
-                // Entries without a row: an append with the first one is on its way.
-                Some(_) => {}
+                None if listed.stale => never.push(place::never_began(listed)),
+                // An append is on its way: the one that was told, the first, or the first with a row.
+                _ => {}
             }
         }
         let changed = !told.is_empty() || !gone.is_empty();

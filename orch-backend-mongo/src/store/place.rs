@@ -46,6 +46,10 @@ pub(super) struct Listed {
     pub(super) life: Option<ObjectId>,
     /// An append that follows this entry is on its way, or was when its process died.
     pub(super) open: Option<i64>,
+    /// When the intention was told, by the server's clock, and whether that is an hour ago.
+    pub(super) since: Option<DateTime>,
+    #[serde(default)]
+    pub(super) stale: bool,
     /// Which of the queries of one command found it.
     #[serde(default)]
     pub(super) part: i32,
@@ -164,13 +168,14 @@ pub(super) fn is_gone(listed: &Listed) -> Document {
     doc! {"q": {"_id": &listed.id, "seq": seq, "life": life}, "limit": 1}
 }
 
+/// Whether an intention is an hour old. Whoever reads it asks: before version 5 a deletion does not know the server's time.
+pub(super) fn stale() -> Document {
+    doc! {"$lt": ["$since", {"$subtract": ["$$NOW", 3_600_000_i64]}]}
+}
+
 /// Forgets a run that was about to begin an hour ago and has not.
-pub(super) fn never_began(id: &str) -> Document {
-    let an_hour_ago = doc! {"$subtract": ["$$NOW", 3_600_000_i64]};
-    doc! {
-        "q": {"_id": id, "seq": null, "$expr": {"$lt": ["$since", an_hour_ago]}},
-        "limit": 1,
-    }
+pub(super) fn never_began(listed: &Listed) -> Document {
+    doc! {"q": {"_id": &listed.id, "seq": null, "since": listed.since}, "limit": 1}
 }
 
 #[cfg(test)]
